@@ -1,0 +1,169 @@
+"""The row of the spectra table: golden numbers, WeightWatcher's definitions, and odd matrices."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.errors import Refused
+from workbench.spectra import COLUMNS, effective_rank, participation_ratio, singular_values, spectrum_row
+
+TEN = [0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1, 3.4, 8.9, 20]
+
+
+def diagonal(eigenvalues):
+    """The matrix whose eigenvalues lambda are these."""
+    return np.diag(np.sqrt(eigenvalues))
+
+
+def test_golden_row_of_ten_eigenvalues():
+    row = spectrum_row(diagonal(TEN))
+    assert row["status"] == "ok"
+    assert row["reliable"] is False
+    assert row["alpha"] == pytest.approx(1.7037646, abs=1e-7)
+    assert row["D"] == pytest.approx(0.1596390, abs=1e-7)
+    assert row["sigma"] == pytest.approx(0.2873107, abs=1e-7)
+    assert row["alpha_weighted"] == pytest.approx(2.2166488, abs=1e-7)
+    assert row["log_alpha_norm"] == pytest.approx(2.3433810, abs=1e-7)
+    assert row["xmin"] == pytest.approx(0.8)
+    assert row["xmax"] == pytest.approx(20)
+    assert row["num_pl_spikes"] == 6
+
+
+def test_golden_ranks_of_four_one_one_zero():
+    row = spectrum_row(diagonal([4, 1, 1, 0]))
+    assert row["stable_rank"] == pytest.approx(1.5, abs=1e-9)
+    assert row["entropy"] == pytest.approx(0.7896901, abs=1e-7)
+    assert row["participation_ratio"] == pytest.approx(2.0, abs=1e-9)
+    assert row["effective_rank"] == pytest.approx(2.8284271, abs=1e-7)
+    assert (row["matrix_rank"], row["rank_loss"], row["num_evals"]) == (3, 1, 4)
+    assert (row["norm"], row["spectral_norm"]) == (pytest.approx(6), pytest.approx(4))
+    assert row["log_norm"] == pytest.approx(math.log10(6))
+    assert math.isnan(row["alpha"])
+    assert "3 of 4 eigenvalues" in row["status"]
+
+
+def test_every_row_has_every_column_in_order_and_every_column_is_explained():
+    for w in (diagonal(TEN), np.zeros((3, 4)), np.full((2, 2), np.nan)):
+        assert list(spectrum_row(w)) == list(COLUMNS)
+    assert all(len(words) > 10 for words in COLUMNS.values())
+
+
+@pytest.mark.parametrize("shape", [(60, 200), (200, 60)])
+def test_orientation_does_not_matter(shape):
+    w = np.random.default_rng(0).standard_normal((60, 200))
+    row, expected = spectrum_row(w if shape == (60, 200) else w.T), spectrum_row(w)
+    assert (row["N"], row["M"], row["Q"]) == (200, 60, 200 / 60)
+    assert row.pop("status") == expected.pop("status") == "ok"
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, rel=1e-9), name
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 100))
+@settings(max_examples=15, deadline=None)
+def test_scaling_leaves_what_has_no_unit_and_shifts_the_logarithms(seed, scale):
+    w = np.random.default_rng(seed).standard_normal((20, 60))  # smallest eigenvalue far above 1e-5
+    row, scaled = spectrum_row(w), spectrum_row(w * scale)
+    for name in ("alpha", "D", "sigma", "stable_rank", "entropy", "effective_rank", "participation_ratio"):
+        assert scaled[name] == pytest.approx(row[name], rel=1e-7), name
+    assert scaled["num_pl_spikes"] == row["num_pl_spikes"]
+    for name in ("log_norm", "log_spectral_norm"):
+        assert scaled[name] - row[name] == pytest.approx(2 * math.log10(scale), abs=1e-9), name
+
+
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_ranks_lie_between_one_and_the_smaller_dimension(out, inner, seed):
+    row = spectrum_row(np.random.default_rng(seed).standard_normal((out, inner)))
+    slack = 1 + 1e-9
+    for name in ("stable_rank", "participation_ratio", "effective_rank"):
+        assert 1 / slack <= row[name] <= min(out, inner) * slack, name
+    # Renyi entropies of one distribution fall with their order: exp(H_2) >= exp(H_inf).
+    assert row["stable_rank"] <= row["participation_ratio"] * slack
+
+
+def test_equal_directions_have_every_rank_in_full():
+    row = spectrum_row(np.eye(16, 32) * 0.5)
+    for name in ("stable_rank", "participation_ratio", "effective_rank"):
+        assert row[name] == pytest.approx(16), name
+    assert row["entropy"] == pytest.approx(1)
+    assert "equal" in row["status"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rank_of_a_low_rank_product_is_seen_through_storage_rounding_of_float32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    # Small integers: the product is exact in bfloat16 as well, so its rank is the promised one in all dtypes.
+    left = torch.randint(-1, 2, (40, 5), generator=generator).to(dtype)
+    right = torch.randint(-1, 2, (5, 90), generator=generator).to(dtype)
+    row = spectrum_row(left @ right)
+    assert (row["matrix_rank"], row["rank_loss"]) == (5, 35)
+
+
+def test_rounding_a_low_rank_matrix_to_float32_does_not_raise_its_rank():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((40, 5)) @ rng.standard_normal((5, 90))
+    assert spectrum_row(w)["matrix_rank"] == 5
+    assert spectrum_row(w.astype(np.float32))["matrix_rank"] == 5
+    assert singular_values(w.astype(np.float32))[-1] > 0  # the rounding did leave something
+
+
+@pytest.mark.parametrize(
+    ("w", "words"),
+    [
+        (np.zeros((12, 20)), "zero"),
+        (np.zeros((0, 20)), "no weights"),
+        (np.full((12, 20), 0.25), "1 of 12 eigenvalues"),
+        (np.outer(np.arange(1, 13), np.ones(20)), "1 of 12 eigenvalues"),
+        (np.array([[3.0]]), "1 of 1 eigenvalues"),
+        (np.full((12, 20), np.nan), "NaN or Inf"),
+        (np.full((12, 20), 1e200), "range of float64"),
+        (np.full((12, 20), 1e-200), "range of float64"),
+        (np.eye(30) * 1e-3, "0 of 30 eigenvalues"),
+    ],
+)
+def test_odd_matrices_give_a_row_with_the_reason(w, words):
+    row = spectrum_row(w)
+    assert words in row["status"]
+    assert math.isnan(row["alpha"])
+    assert row["reliable"] is False
+    assert (row["N"], row["M"]) == (max(w.shape), min(w.shape))
+
+
+@pytest.mark.parametrize("w", [np.zeros(4), torch.zeros(4, 4, dtype=torch.int32)])
+def test_what_is_no_weight_matrix_is_refused(w):
+    with pytest.raises(Refused, match="spectrum: "):
+        spectrum_row(w)
+
+
+def test_rank_one_has_entropy_zero():
+    assert spectrum_row(np.ones((12, 20)))["entropy"] == 0
+
+
+def test_the_rank_tolerance_is_sigma_max_times_n_times_eps_of_the_stored_dtype():
+    w = np.diag([1.0] * 98 + [2e-5, 1e-5])  # the tolerance at N = 100: 1.19e-5 in float32, 2.2e-14 in float64
+    assert spectrum_row(w.astype(np.float32))["matrix_rank"] == 99
+    assert spectrum_row(w)["matrix_rank"] == 100
+
+
+@pytest.mark.filterwarnings("error")
+def test_pruned_rows_are_counted_and_raise_no_warnings():
+    w = np.random.default_rng(0).standard_normal((60, 100))
+    w[::3] = 0
+    row, dense = spectrum_row(w), spectrum_row(w[w.any(axis=1)])
+    assert (row["num_evals"], row["rank_loss"]) == (60, 20)
+    for name in ("alpha", "log_alpha_norm", "entropy", "effective_rank", "stable_rank"):
+        assert row[name] == pytest.approx(dense[name], rel=1e-9), name
+
+
+def test_ranks_stand_spectra_at_the_ends_of_float64():
+    assert effective_rank(np.array([1e10, 1e-320])) == 1
+    assert participation_ratio(np.array([1e200, 1e200])) == 2
+
+
+def test_ranks_of_nothing_are_nan():
+    assert math.isnan(participation_ratio(np.zeros(3)))
+    assert math.isnan(effective_rank(np.zeros(3)))

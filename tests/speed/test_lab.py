@@ -1,0 +1,220 @@
+"""The table: its rows, its columns, its document, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from workbench.errors import Refused
+from workbench.speed import (
+    COLUMNS,
+    Kernel,
+    cpu,
+    kernels,
+    lab,
+    measure,
+    nvrtc,
+    parse_shape,
+    record,
+    to_records,
+)
+from workbench.speed.cpu import Rung
+from workbench.speed.timing import Candidate
+
+CONTRACT = [
+    "kernel",
+    "device",
+    "bits",
+    "shape",
+    "seconds",
+    "baseline",
+    "ratio",
+]  # of `workbench speed --json`
+
+
+@pytest.fixture(scope="module")
+def on_cpu():
+    return measure((33, 17, 70), "cpu-*", rounds=3)
+
+
+def test_the_frame_has_the_columns_of_the_contract(on_cpu):
+    assert list(on_cpu.columns) == list(COLUMNS)
+    assert set(CONTRACT) <= set(COLUMNS)
+
+
+def test_the_cpu_kernels_are_measured_against_torch(on_cpu):
+    assert list(on_cpu.kernel) == ["cpu-torch-fp32", "cpu-torch-bf16", "cpu-numba-tiled"]
+    assert list(on_cpu.bits) == [32, 16, 32]
+    assert set(on_cpu["where"]) == {"measured"}
+    assert set(on_cpu["shape"]) == {"33x17x70"}
+    assert set(on_cpu.baseline) == {"cpu-torch-fp32"}
+    assert on_cpu.ratio[0] == 1
+    assert (on_cpu.seconds > 0).all()
+    assert (on_cpu.ratio_q25 <= on_cpu.ratio).all()
+    assert (on_cpu.ratio <= on_cpu.ratio_q75).all()
+    assert on_cpu.relative_error[2] < 1e-6 < on_cpu.relative_error[1] < 1e-2
+
+
+def test_gflops_and_seconds_agree(on_cpu):
+    assert list(on_cpu.gflops * on_cpu.seconds) == pytest.approx([2e-9 * 33 * 17 * 70] * 3)
+
+
+@pytest.mark.usefixtures("compiler", "no_gpu")
+def test_without_a_gpu_the_cuda_kernels_are_compiled_and_have_no_time():
+    frame = measure("8x8x8", "fp32_*")
+    assert list(frame.kernel) == ["fp32_naive", "fp32_tiled"]
+    assert set(frame["where"]) == {"compiled only"}
+    assert frame.seconds.isna().all()
+    assert list(frame.shared_bytes) == [0, 8192]
+    assert list(frame.spills) == [0, 0]
+    for row in frame.itertuples():
+        assert row.note.startswith("no CUDA device here: compiled for sm_90, ")
+        assert f"{row.registers} registers, no time" in row.note
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_the_compiler_the_row_says_how_to_get_it(monkeypatch):
+    def missing() -> str:
+        raise nvrtc.NoCompiler(f"no CUDA compiler here: {nvrtc.INSTALL}")
+
+    monkeypatch.setattr(nvrtc, "find_nvrtc", missing)
+    frame = measure("8x8x8", "fp32_naive")
+    assert frame["where"][0] == "skipped"
+    assert 'pip install "workbench[nvrtc]"' in frame.note[0]
+
+
+@pytest.mark.usefixtures("compiler", "no_gpu")
+def test_an_edited_kernel_that_does_not_compile_is_a_row_with_the_compilers_line():
+    naive = kernels()["fp32_naive"]
+    line = next(i for i, text in enumerate(naive.source.splitlines(), 1) if "float sum" in text)
+    frame = measure(
+        "8x8x8", Kernel.parse(naive.source.replace("float sum", "float sun"), where="fp32_naive.cu")
+    )
+    assert frame["where"][0] == "skipped"
+    assert '"sum" is undefined' in frame.note[0]
+    assert f"fp32_naive.cu:{line + 3}:" in frame.note[0]  # where it is used
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_shape_that_no_gpu_could_start_is_a_row_that_says_so():
+    frame = measure("600000x1x1", "fp32_naive")
+    assert frame["where"][0] == "skipped"
+    assert "needs a grid of (1, 75000, 1)" in frame.note[0]
+
+
+def test_a_glob_selects_kernels():
+    assert list(measure("4x4x4", "cpu-numba*", rounds=1).kernel) == ["cpu-numba-tiled"]
+
+
+def test_a_glob_that_matches_nothing_is_refused_with_near_names():
+    with pytest.raises(Refused, match=r"'fp32_tile'.*near: fp32_tiled"):
+        measure("4x4x4", "fp32_tile")
+
+
+def test_a_cpu_kernel_that_does_not_write_is_a_row_without_a_time(monkeypatch):
+    def lazy(sets) -> Candidate:
+        right = cpu.torch_fp32(sets)
+        return Candidate("cpu-lazy", lambda i: None, right.poison, right.output, right.tolerance)
+
+    monkeypatch.setitem(cpu._RUNGS, "cpu-lazy", Rung("cpu-lazy", 32, "", "", lazy))
+    frame = measure("4x4x4", "cpu-lazy", rounds=1)
+    assert frame["where"][0] == "skipped"
+    assert math.isnan(frame.seconds[0])
+    assert "never written" in frame.note[0]
+
+
+def test_a_product_that_would_take_too_long_is_skipped_before_it_starts():
+    row = to_records(measure("512x512x512", "cpu-numba-tiled", rounds=1, budget_s=1e-6))[0]
+    assert row["where"] == "skipped"
+    assert row["note"].startswith("not timed: one product would take about 0.")
+
+
+def test_progress_is_reported():
+    seen = []
+    measure("4x4x4", "cpu-*", rounds=1, progress=lambda done, total, what: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(6)]  # three kernels, warmed up and timed once
+
+
+@pytest.mark.parametrize(("text", "shape"), [("4096x1x4096", (4096, 1, 4096)), (" 2 X 3×4", (2, 3, 4))])
+def test_a_shape_is_read(text, shape):
+    assert parse_shape(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "4x4", "4x4x4x4", "4x0x4", "-1x4x4", "4x4xK", "1.5x4x4", "4,4,4"])
+def test_a_shape_that_is_none_is_refused(text):
+    with pytest.raises(Refused, match="MxNxK"):
+        parse_shape(text)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 4, 4), (4, 4.5, 4)])
+def test_a_bad_shape_in_numbers_is_refused_too(shape):
+    with pytest.raises(Refused, match="MxNxK"):
+        measure(shape, "cpu-torch-fp32")
+
+
+def test_too_large_a_product_is_refused_before_it_starts():
+    with pytest.raises(Refused, match="GB of memory"):
+        measure("9999999x9999999x9999999", "cpu-*")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_records_are_json_without_nan(on_cpu):
+    rows = to_records(on_cpu) + to_records(measure("4x4x4", "fp32_naive"))
+    json.dumps({"kernels": rows}, allow_nan=False)
+    assert rows[-1]["seconds"] is None
+    assert type(rows[0]["bits"]) is int
+    assert rows[0]["registers"] is None
+
+
+def test_a_record_says_what_ran_where_and_when(on_cpu, tmp_path):
+    text = record(on_cpu, tmp_path / "run.json").read_text()
+    document = json.loads(text)
+    assert [row["kernel"] for row in document["kernels"]] == list(on_cpu.kernel)
+    assert all(row["source_hash"] and row["seconds_q25"] <= row["seconds_q75"] for row in document["kernels"])
+    assert document["machine"].keys() >= {"cpu", "threads", "device", "driver"}
+    assert document["versions"].keys() >= {"python", "torch", "numpy", "cupy"}
+    assert document["date"].endswith("+00:00")
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(on_cpu, tmp_path, monkeypatch):
+    record(on_cpu, tmp_path / "run.json")
+    before = (tmp_path / "run.json").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(Refused, match=r"run\.json: .*No space left"):
+        record(on_cpu, tmp_path / "run.json")
+    assert (tmp_path / "run.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(Refused, match="No such file"):
+        record(on_cpu, tmp_path / "nowhere" / "run.json")
+
+
+def test_importing_the_room_imports_nothing_heavy():
+    heavy = ["torch", "numpy", "pandas", "numba", "cupy"]
+    code = f"import sys, workbench.speed; print(*(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_cuda_kernels_are_timed_against_cublas(gpu):
+    frame = measure("129x257x65", "fp32_*", rounds=3)
+    assert set(frame["where"]) == {"measured"}
+    assert set(frame.baseline) == {"cublas-fp32"}
+    assert set(frame.device) == {gpu.name}
+    assert (frame.relative_error < 1e-6).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+def test_on_a_gpu_the_tiled_kernel_beats_the_naive_one():
+    frame = measure("2048x2048x2048", "fp32_*").set_index("kernel")
+    assert frame.ratio["fp32_tiled"] > frame.ratio["fp32_naive"]
+    assert lab.cuda.BASELINE == frame.baseline["fp32_tiled"]

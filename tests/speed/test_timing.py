@@ -1,0 +1,139 @@
+"""The timer, on a clock that the test turns by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from workbench.errors import Refused
+from workbench.speed import Candidate, check, reference, time_interleaved
+from workbench.speed.timing import MOST_ROWS, reference_rows
+
+
+class Clock:
+    """Time passes only when a candidate runs; `log` holds who ran in which sample."""
+
+    def __init__(self):
+        self.now, self.log, self.drift = 0.0, [], 1.0
+
+    def candidate(self, name: str, seconds: float) -> Candidate:
+        def run(i: int) -> None:
+            self.now += seconds * self.drift
+            self.log.append(name)
+
+        return Candidate(name, run, lambda: None, lambda: None, 0.0)
+
+    def __call__(self, work) -> float:
+        began = self.now
+        work()
+        return self.now - began
+
+
+def samples(log: list[str]) -> list[str]:
+    """The order of the samples: neighbours of one name are one sample."""
+    return [name for i, name in enumerate(log) if i == 0 or log[i - 1] != name]
+
+
+def test_the_ratio_is_how_many_times_faster_than_the_baseline():
+    clock = Clock()
+    two = [clock.candidate("base", 2e-3), clock.candidate("fast", 1e-3)]
+    timings = time_interleaved(two, baseline="base", clock=clock)
+    assert timings["fast"].ratio == pytest.approx(2)
+    assert timings["base"].ratio == 1
+    assert timings["fast"].seconds == pytest.approx(1e-3)
+
+
+def test_candidates_run_in_turn():
+    clock = Clock()
+    three = [clock.candidate(name, 1e-3) for name in "abc"]
+    time_interleaved(three, baseline="a", rounds=4, clock=clock)
+    # the warm-up is the first a b c
+    assert samples(clock.log) == list("abc" * 5)
+
+
+def test_a_drifting_clock_moves_the_seconds_and_not_the_ratio():
+    clock = Clock()
+
+    def slower(done: int, total: int, what: str) -> None:
+        clock.drift = 1 + done // 2  # both candidates of a round see the same machine
+
+    two = [clock.candidate("base", 2e-2), clock.candidate("fast", 1e-2)]
+    fast = time_interleaved(two, baseline="base", clock=clock, progress=slower)["fast"]
+    assert fast.ratio_q25 == pytest.approx(2)
+    assert fast.ratio_q75 == pytest.approx(2)
+    assert fast.seconds_q75 > 1.5 * fast.seconds_q25
+    assert fast.noisy
+
+
+def test_short_products_are_repeated_until_a_sample_is_long_enough():
+    clock = Clock()
+    timing = time_interleaved([clock.candidate("a", 1e-6)], baseline="a", sample_s=0.01, clock=clock)["a"]
+    assert timing.calls == pytest.approx(10_000, rel=0.01)
+
+
+def test_a_budget_takes_rounds_but_leaves_three():
+    clock = Clock()
+    one = [clock.candidate("a", 1.0)]
+    assert time_interleaved(one, baseline="a", rounds=9, budget_s=5, clock=clock)["a"].rounds == 5
+    assert time_interleaved(one, baseline="a", rounds=9, budget_s=1, clock=clock)["a"].rounds == 3
+    assert time_interleaved(one, baseline="a", rounds=2, budget_s=1, clock=clock)["a"].rounds == 2
+
+
+def test_what_progress_raises_stops_the_measurement():
+    clock = Clock()
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        time_interleaved([clock.candidate("a", 1.0)], baseline="a", rounds=9, clock=clock, progress=stop)
+    assert clock.now < 5
+
+
+def test_a_baseline_that_is_missing_and_no_rounds_are_refused():
+    clock = Clock()
+    with pytest.raises(Refused, match="baseline 'b'"):
+        time_interleaved([clock.candidate("a", 1.0)], baseline="b", clock=clock)
+    with pytest.raises(Refused, match="0 rounds"):
+        time_interleaved([clock.candidate("a", 1.0)], baseline="a", rounds=0, clock=clock)
+
+
+A = np.random.default_rng(0).standard_normal((7, 5), np.float32)
+B = np.random.default_rng(1).standard_normal((5, 3), np.float32)
+
+
+def product(write) -> Candidate:
+    """A candidate whose output holds the right result from an earlier run."""
+    c = A @ B
+    return Candidate("own", lambda i: write(c), lambda: c.fill(np.nan), lambda: c, 1e-5)
+
+
+def test_a_right_product_passes_with_its_error():
+    assert 0 < check(product(lambda c: np.matmul(A, B, out=c)), reference(A, B, xp=np)) < 1e-6
+
+
+def test_a_candidate_that_does_not_write_its_output_is_refused():
+    with pytest.raises(Refused, match="own: 21 of 21 elements"):
+        check(product(lambda c: None), reference(A, B, xp=np))
+
+
+def test_a_candidate_that_leaves_one_element_is_refused():
+    with pytest.raises(Refused, match="own: 1 of 21 elements"):
+        check(product(lambda c: np.copyto(c.ravel()[1:], (A @ B).ravel()[1:])), reference(A, B, xp=np))
+
+
+def test_a_wrong_product_is_refused_with_its_error():
+    with pytest.raises(Refused, match="wrong, relative error 1 "):
+        check(product(lambda c: c.fill(0)), reference(A, B, xp=np))
+
+
+def test_a_large_reference_has_some_rows_with_the_first_and_the_last():
+    M, N, K = 300, 2000, 5000
+    assert reference_rows(M, N, K) == MOST_ROWS
+    a, b = np.ones((M, K), np.float32), np.zeros((K, N), np.float32)
+    b[0] = 2
+    expected = reference(a, b, xp=np)
+    assert len(set(expected.rows.tolist())) == MOST_ROWS
+    assert {0, M - 1} <= set(expected.rows.tolist())
+    assert (expected.values == 2).all()

@@ -1,0 +1,158 @@
+"""Plan: what a recipe will do to a model, layer by layer, before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import Refused
+from ..grid.detect import find_grid, sample_rows
+from ..methods import Method
+from ..model import Layer, Model
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPARED = ("embed", "head")  # left alone by "*": few weights, much harm, and kept in float by the engines
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """The methods for one layer in order (at most one of a kind), or the reason why it is skipped, and notes."""
+
+    layer: Layer
+    methods: tuple[Method, ...] = ()
+    skip: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One entry for each layer that the recipe's selectors match, in the order of the model."""
+
+    recipe: Recipe
+    layers: tuple[PlannedLayer, ...]
+
+    @property
+    def work(self) -> list[PlannedLayer]:
+        return [planned for planned in self.layers if planned.methods]
+
+    @property
+    def skipped(self) -> list[PlannedLayer]:
+        return [planned for planned in self.layers if not planned.methods]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics that calibration has to collect."""
+        return frozenset(need for planned in self.work for method in planned.methods for need in method.needs)
+
+    @property
+    def peak_bytes(self) -> int:
+        """A forecast: the codes of every layer, and the largest layer a few times over in float32."""
+        sizes = [planned.layer.parameters for planned in self.work]
+        return sum(sizes) + 16 * max(sizes, default=0)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """name, method, skip (the reason, empty where it is worked on) and note of each layer."""
+        import pandas as pd
+
+        rows = [
+            {
+                "name": p.layer.name,
+                "method": " + ".join(m.label for m in p.methods),
+                "skip": p.skip,
+                "note": "; ".join(p.notes),
+            }
+            for p in self.layers
+        ]
+        return pd.DataFrame(rows, columns=["name", "method", "skip", "note"])
+
+    def describe(self) -> list[str]:
+        """The plan in a few lines: how many layers, and each reason to skip or note once with its layers."""
+        lines = [f"{len(self.work)} layers, {len(self.skipped)} skipped"]
+        said: dict[str, list[str]] = {}
+        for planned in self.layers:
+            for text in filter(None, (planned.skip and f"skipped: {planned.skip}", *planned.notes)):
+                said.setdefault(text, []).append(planned.layer.name)
+        for text, names in said.items():
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            lines.append(f"{text} ({shown})")
+        return lines
+
+
+def plan(model: Model, recipe: Recipe) -> Plan:
+    """Resolve selectors, judge every layer; reads a few rows of each layer to recognise grids.
+
+    Raises Refused for a selector that matches nothing, and where nothing is left to do.
+    """
+    methods: dict[str, list[Method]] = {}
+    spared: dict[str, str] = {}
+    for step in recipe:
+        named = [part.strip() for part in step.layers.split(",")]
+        for layer in model.select(step.layers):
+            if layer.role in SPARED and named == ["*"]:
+                tie = f" and tied with {', '.join(layer.tied)}" if layer.tied else ""
+                spared[layer.name] = (
+                    f"{layer.role}{tie}: '*' leaves it alone, name it to change it (role:{layer.role})"
+                )
+                continue
+            # A later step of the same kind wins; another kind composes, in the order given.
+            before = [m for m in methods.get(layer.name, []) if m.kind != step.method.kind]
+            methods[layer.name] = [*before, step.method]
+    entries = []
+    for layer in model.layers:
+        if layer.name in methods:
+            entries.append(_judged(model, layer, methods[layer.name]))
+        elif layer.name in spared:
+            entries.append(PlannedLayer(layer, skip=spared[layer.name]))
+    made = Plan(recipe, tuple(entries))
+    if entries and not made.work:
+        raise Refused(f"nothing to do on {model.name}: {'; '.join(made.describe()[1:])}")
+    return made
+
+
+def _judged(model: Model, layer: Layer, methods: list[Method]) -> PlannedLayer:
+    skips, notes, kept = [], [], []
+    if layer.tied:
+        notes.append(f"tied: {layer.name} and {', '.join(layer.tied)} change together")
+    found = _grid_of(model, layer) if any(m.kind == "quantize" for m in methods) else None
+    for method in methods:
+        verdict = method.judge(layer.shape)
+        reason = verdict.skip
+        if found is not None and method.kind == "quantize":
+            if _nothing_to_do(method, found, layer):
+                reason = reason or f"{found}: {method.label} would change nothing"
+            else:
+                notes.append(f"{found}: comparisons on them mislead")
+        if verdict.note:
+            notes.append(verdict.note)
+        if reason:
+            skips.append(reason)
+        else:
+            kept.append(method)
+    # A method that is skipped on a layer that another one still works on is a note there.
+    if kept:
+        return PlannedLayer(layer, tuple(kept), notes=tuple([*notes, *(f"not done: {s}" for s in skips)]))
+    return PlannedLayer(layer, skip="; ".join(skips), notes=tuple(notes))
+
+
+def _grid_of(model: Model, layer: Layer):
+    if layer.name in model.overlays:
+        return None
+    rows = sample_rows(layer.shape[0])
+    if layer.transposed or len(layer.stored) > 2:
+        sample = layer.to_matrix(model.source.read(layer.tensor))[rows]
+    else:
+        # A few consecutive rows are one read of the file; spread ones would touch every page.
+        sample = model.source.rows(layer.tensor, 0, len(rows))
+    return find_grid(sample)
+
+
+def _nothing_to_do(method: Method, found, layer: Layer) -> bool:
+    bits, size = getattr(method, "bits", None), getattr(method, "group_size", -1)
+    if bits is None or 2**bits < found.levels:
+        return False
+    whole_row = size == -1 or size >= layer.shape[1]
+    return found.block == layer.shape[1] if whole_row else found.block % size == 0

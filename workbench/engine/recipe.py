@@ -1,0 +1,149 @@
+"""Recipe: ordered steps, each a method and a selector of layers; in Python and as YAML.
+
+    steps:
+      - {method: rtn, layers: "*", bits: 4, group_size: 64}
+      - {method: rtn, layers: "role:down", bits: 8}
+
+Where selectors overlap, a later step of the same kind wins; a quantizer and a pruner compose: the codes of the
+one under the mask of the other, in the order given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import Refused, near
+from ..methods import METHODS, Method
+
+
+@dataclass(frozen=True)
+class Step:
+    """A method and the layers it is for: globs and roles ("role:down"), separated by commas."""
+
+    method: Method
+    layers: str = "*"
+
+    def __repr__(self) -> str:
+        return repr(self.method) if self.layers == "*" else f"Step({self.method!r}, {self.layers!r})"
+
+
+class Recipe:
+    """Ordered steps. `Recipe([RTN(bits=4), Step(RTN(bits=8), "role:down")])`; equal where the steps are."""
+
+    def __init__(self, steps: Iterable[Step | Method] = ()):
+        self.steps = tuple(step if isinstance(step, Step) else Step(step) for step in steps)
+        for step in self.steps:
+            if not isinstance(step.method, Method):
+                raise Refused(f"a step of a recipe is a method such as RTN(bits=4), not {step.method!r}")
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.steps == other.steps
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"Recipe([{', '.join(map(repr, self.steps))}])"
+
+    def __add__(self, other: Recipe) -> Recipe:
+        return Recipe([*self.steps, *other.steps])
+
+    @property
+    def label(self) -> str:
+        """What a chip shows."""
+        parts = [s.method.label + ("" if s.layers == "*" else f" on {s.layers}") for s in self.steps]
+        return " + ".join(parts) or "base"
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML; `from_yaml` gives an equal one back."""
+        steps = [
+            {"method": s.method.name, "layers": s.layers, **_plain(s.method.parameters())} for s in self.steps
+        ]
+        lines = [
+            yaml.safe_dump(step, default_flow_style=True, sort_keys=False, width=10**6) for step in steps
+        ]
+        return "steps:\n" + "".join(f"  - {line.strip()}\n" for line in lines) if steps else "steps: []\n"
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "recipe") -> Recipe:
+        """Refused, naming the line of `where`, for what is no recipe."""
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            raise Refused(f"{where}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+        if not isinstance(root, yaml.MappingNode):
+            raise Refused(f"{where}: a recipe is a mapping with the key 'steps', a list of methods")
+        keys = {key.value: (key, value) for key, value in root.value}
+        unknown = [key for key in keys if key != "steps"]
+        if unknown or "steps" not in keys:
+            word, line = (unknown[0], keys[unknown[0]][0].start_mark.line + 1) if unknown else ("steps", 1)
+            what = f"unknown key {word!r}{near(word, ['steps'])}" if unknown else "the key 'steps' is missing"
+            raise Refused(f"{where}, line {line}: {what}")
+        listed = keys["steps"][1]
+        if not isinstance(listed, yaml.SequenceNode):
+            raise Refused(f"{where}, line {listed.start_mark.line + 1}: 'steps' is a list")
+        return cls(_step(node, where) for node in listed.value)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as YAML, atomically."""
+        target = Path(path)
+        beside = target.with_name(target.name + ".part")
+        beside.write_text(self.to_yaml(), "utf-8")
+        os.replace(beside, target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Recipe:
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused(f"the recipe {os.fspath(path)} cannot be read: {error}") from None
+        return cls.from_yaml(text, os.fspath(path))
+
+
+def _step(node: yaml.Node, where: str) -> Step:
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        raise Refused(f"{where}, line {line}: a step is a mapping such as {{method: rtn, bits: 4}}")
+    loader = yaml.SafeLoader("")
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        values[str(key.value)] = loader.construct_object(value, deep=True)
+        lines[str(key.value)] = key.start_mark.line + 1
+    name, layers = values.pop("method", None), values.pop("layers", "*")
+    if name is None:
+        raise Refused(f"{where}, line {line}: the step names no method{near('', METHODS)}")
+    if name not in METHODS:
+        raise Refused(
+            f"{where}, line {lines['method']}: no method is called {name!r}{near(str(name), METHODS)}"
+        )
+    if isinstance(layers, list):
+        layers = ", ".join(map(str, layers))
+    if not isinstance(layers, str):
+        raise Refused(
+            f"{where}, line {lines['layers']}: layers is a glob or a role in quotes, not {layers!r}"
+        )
+    try:
+        return Step(METHODS[name](**values), layers)
+    except Refused as error:
+        # The line of the field that the message names, else of the step.
+        named = [lines[key] for key in values if f"'{key}'" in str(error) or f" {key} =" in str(error)]
+        raise Refused(f"{where}, line {named[0] if named else line}: {error}") from None
+
+
+def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()}

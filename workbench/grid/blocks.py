@@ -1,0 +1,80 @@
+"""Who shares a scale: a matrix [out, in] cut into blocks of `rows` x `columns` weights.
+
+One rule for every granularity of the literature: weight (i, j) belongs to block (i // rows, j // columns), and
+the last block of a row or column may be smaller (ragged). Per tensor is (out, in), per output channel (1, in),
+per group (1, g), per input channel group (g, 1), and a tile (a, b).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The partition of a matrix [out, in] into blocks of rows x columns; scales have the shape `counts`."""
+
+    shape: tuple[int, int]
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], granularity: str, group_size: int = -1) -> Blocks:
+        """`granularity` is tensor, channel or group; a group size of -1, or one beyond the row, is the whole row."""
+        out, inputs = shape
+        if granularity == "tensor":
+            return cls((out, inputs), out, inputs)
+        if granularity == "channel" or group_size == -1 or group_size >= inputs:
+            return cls((out, inputs), 1, inputs)
+        return cls((out, inputs), 1, group_size)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return -(-self.shape[0] // self.rows), -(-self.shape[1] // self.columns)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the last block is smaller than the others."""
+        return self.shape[0] % self.rows != 0 or self.shape[1] % self.columns != 0
+
+    def take_rows(self, out: int) -> Blocks:
+        """The same partition of a matrix of `out` rows, for a part or a sample of the rows."""
+        return Blocks((out, self.shape[1]), min(self.rows, out) if self.rows > 1 else 1, self.columns)
+
+    def reduce(self, w: Tensor, how: str) -> Tensor:
+        """amin, amax or sum of w [out, in] over each block: [counts]."""
+        for axis, size in ((1, self.columns), (0, self.rows)):
+            w = _reduce_axis(w, axis, size, how)
+        return w
+
+    def expand(self, per_block: Tensor) -> Tensor:
+        """A value per block, repeated for each weight of it: [counts] -> [out, in] (a view where it can be)."""
+        for axis, size in ((0, self.rows), (1, self.columns)):
+            length = self.shape[axis]
+            if per_block.shape[axis] == 1:
+                sizes = [-1, -1]
+                sizes[axis] = length
+                per_block = per_block.expand(*sizes)
+            elif size > 1:
+                per_block = per_block.repeat_interleave(size, axis).narrow(axis, 0, length)
+        return per_block
+
+
+def _reduce_axis(w: Tensor, axis: int, size: int, how: str) -> Tensor:
+    length = w.shape[axis]
+    if size == 1:
+        return w
+    if size >= length:
+        return getattr(torch, how)(w, axis, keepdim=True)
+    ragged = -length % size
+    if ragged:
+        # The padding repeats the last weight for amin and amax, so that it never enters the range of a block.
+        last = w.narrow(axis, length - 1, 1)
+        padding = torch.zeros_like(last) if how == "sum" else last
+        w = torch.cat([w, padding.expand(*(ragged if a == axis else -1 for a in range(2)))], axis)
+    shape = list(w.shape)
+    shape[axis : axis + 1] = [w.shape[axis] // size, size]
+    return getattr(torch, how)(w.reshape(shape), axis + 1)

@@ -1,0 +1,118 @@
+"""Measures of a variant as DataFrames, their units in `attrs["columns"]`: `inspect.layers`, `inspect.model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+
+from ..engine import Variant
+from ..errors import Refused
+from ..jobs import Job
+from ..measure import (
+    MODEL_COLUMNS,
+    WEIGHT_COLUMNS,
+    Evaluation,
+    OutputError,
+    Quality,
+    evaluation,
+    storage,
+    weight_errors,
+)
+from ..model import Layer, Model
+
+OUTPUT_TOKENS = 1024  # inputs that the error of a layer's output is measured on
+
+
+def layers(subject: Variant | Model, data: Evaluation | None = None, job: Job | None = None) -> pd.DataFrame:
+    """One row a changed layer: errors, true bits per weight, bytes. Columns as in WEIGHT_COLUMNS.
+
+    With `data` the error of each layer's output on it (at most 1,024 tokens, or one batch of images) is measured
+    too, with the unchanged model's activations as inputs; without, that column is empty.
+    """
+    variant = _variant(subject)
+    changed = [layer for layer in variant.base.layers if layer.name in variant.weights]
+    outputs = {} if data is None or not changed else output_errors(variant, changed, data)
+    rows = []
+    for done, layer in enumerate(changed):
+        if job is not None:
+            job.step(done, len(changed), layer.name)
+        compressed = variant.weights[layer.name]
+        rows.append(
+            {
+                "name": layer.name,
+                "role": layer.role,
+                "method": variant.method_label(layer.name),
+                "bits_per_weight": compressed.bits_per_weight,
+                **weight_errors(variant.base.base_weight(layer.name), compressed),
+                "output_relative_error": outputs.get(layer.name),
+                "sparsity": compressed.sparsity,
+                "bytes": compressed.nbytes,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=list(WEIGHT_COLUMNS)).astype({"output_relative_error": float})
+    frame.attrs["columns"] = WEIGHT_COLUMNS
+    return frame
+
+
+def output_errors(variant: Variant, changed: list[Layer], data: Evaluation) -> dict[str, float]:
+    """||x (w' - w)^T|| / ||x w^T|| of each layer on the unchanged model's activations x; empty where it cannot
+    be run."""
+    sums: dict[str, OutputError] = {}
+
+    def hear(layer: Layer, x) -> None:
+        if layer.name not in sums:
+            w = variant.base.base_weight(layer.name)
+            sums[layer.name] = OutputError(w, variant.weights[layer.name].dequantize() - w)
+        sums[layer.name].add(x)
+
+    try:
+        runner = variant.base.runner
+    except Refused:
+        return {}
+    with runner.inputs_of(changed, hear):
+        seen = 0
+        for inputs, _ in data.batches():
+            runner.logits(inputs)
+            seen += inputs.numel() if data.labels is None else OUTPUT_TOKENS
+            if seen >= OUTPUT_TOKENS:
+                break
+    return {name: total.value for name, total in sums.items() if total.value is not None}
+
+
+def model(
+    subject: Variant | Model,
+    data: Evaluation | Quality | None = None,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """One row: perplexity or accuracy, KL, top-1 agreement, bits per weight, bytes. Columns as in MODEL_COLUMNS.
+
+    `data` is what to measure on (the embedded held-out data by default), or a Quality that is kept between calls
+    so that the unchanged model runs once. Raises Refused where the model cannot be run.
+    """
+    variant = _variant(subject)
+    if data is None:
+        data = evaluation(variant.base)
+    quality = data if isinstance(data, Quality) else Quality(variant.base, data)
+    row = {**quality.measure(variant.weights, step), **storage(variant.base, variant.weights)}
+    frame = pd.DataFrame([row])
+    frame.attrs["columns"] = {name: MODEL_COLUMNS[name] for name in row}
+    frame.attrs["data"] = quality.data.what
+    return frame
+
+
+def measured(
+    variant: Variant, data: Evaluation | Quality, step: Callable[[int, int], None] = lambda done, total: None
+) -> Variant:
+    """The variant with its model measures filled in."""
+    row = model(variant, data, step).iloc[0].to_dict()
+    return replace(variant, measures=row)
+
+
+def _variant(subject: Variant | Model) -> Variant:
+    if isinstance(subject, Variant):
+        return subject
+    from ..engine import Recipe
+
+    return Variant(subject.base, Recipe(), subject.overlays)

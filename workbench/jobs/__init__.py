@@ -1,0 +1,6 @@
+"""Long work: a Job with progress and cancel, and Latest for controls that move faster than the answer."""
+
+from .job import Cancelled, Job
+from .latest import Latest
+
+__all__ = ["Cancelled", "Job", "Latest"]

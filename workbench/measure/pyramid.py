@@ -1,0 +1,222 @@
+"""Error pyramids: what a map shows of a matrix that is larger than the screen.
+
+Level 0 is the weights; level k has cells of 2^k x 2^k weights with the extreme and the mean of what is shown.
+The error of a compressed weight is reduced to 8 x 8 cells in one compiled pass over weights and codes; higher
+levels come from that one, and anything finer is read back exactly from the window in view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from ..grid import CompressedWeight, IntGrid
+from ..grid.chunks import over_rows
+from ..grid.fused import FAST
+
+CELL = 8  # weights on a side of the finest stored cells
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Reduction of a matrix to 8 x 8 cells: `peak` is the largest |x| and `total` the sum of |x| in each cell,
+    float32 [ceil(out / 8), ceil(in / 8)]; `squares` is the sum of x^2 over the matrix, `columns` that of each
+    column [in] and `strips` that of each strip of 8 rows [ceil(out / 8)]."""
+
+    shape: tuple[int, int]
+    peak: np.ndarray
+    total: np.ndarray
+    strips: np.ndarray
+    columns: np.ndarray
+
+    @property
+    def squares(self) -> float:
+        return float(self.strips.sum())
+
+    @property
+    def largest(self) -> float:
+        return float(self.peak.max(initial=0.0))
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Weights in each cell: fewer at the ragged edges."""
+        sides = [np.minimum(CELL, n - CELL * np.arange(-(-n // CELL))) for n in self.shape]
+        return np.outer(*sides).astype(np.float32)
+
+    def at(self, level: int, how: str) -> np.ndarray:
+        """Cells of 2^level weights on a side, level >= 3; `how` is max (of |x|) or mean (of |x|)."""
+        steps = 2 ** (level - 3)
+        if how == "max":
+            return _coarser(self.peak, steps, np.maximum)
+        return _coarser(self.total, steps, np.add) / _coarser(self.counts, steps, np.add)
+
+
+@dataclass(frozen=True)
+class ErrorCells:
+    """The reductions of one comparison: the weights, the compressed weights, and their difference."""
+
+    weight: Cells
+    compressed_squares: float
+    error: Cells
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The weight errors of `measure.weight` from the sums of the same pass."""
+        return errors_from_sums(
+            self.weight.squares, self.compressed_squares, self.error.squares, self.error.largest
+        )
+
+
+def errors_from_sums(w2: float, v2: float, e2: float, largest: float) -> dict[str, float]:
+    """relative_error = |e| / |w|, sqnr_db = 10 log10(|w|^2 / |e|^2), cosine of w and the compressed w, max_error.
+
+    The cosine follows from the three norms: 2 <w, v> = |w|^2 + |v|^2 - |e|^2.
+    """
+    ratio = e2 / w2 if w2 > 0 else math.nan
+    norms = math.sqrt(w2 * v2)
+    return {
+        "relative_error": math.sqrt(ratio) if ratio == ratio else math.nan,
+        "sqnr_db": -10 * math.log10(ratio) if ratio > 0 else math.inf if ratio == 0 else math.nan,
+        "cosine": (w2 + v2 - e2) / (2 * norms) if norms > 0 else math.nan,
+        "max_error": largest,
+    }
+
+
+def weight_cells(w: Tensor) -> Cells:
+    """Cells of a matrix [out, in] by itself."""
+    return _cells_of(w, None)[0]
+
+
+def error_cells(w: Tensor, compressed: CompressedWeight, weight: Cells | None = None) -> ErrorCells:
+    """Cells of compressed - w in one pass; `weight` are the cells of w where they are known already.
+
+    w [out, in] float32. About twice the time of reading the matrix for integer grids; other grids are
+    dequantized chunk by chunk first.
+    """
+    error, compressed_squares = _cells_of(w, compressed)
+    return ErrorCells(weight or weight_cells(w), compressed_squares, error)
+
+
+def _cells_of(w: Tensor, compressed: CompressedWeight | None) -> tuple[Cells, float]:
+    out, inputs = w.shape
+    rows, columns = -(-out // CELL), -(-inputs // CELL)
+    peak, total = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
+    strips = np.empty((rows, 2), np.float64)
+    source = w.float().contiguous().numpy()
+    affine = compressed is not None and isinstance(compressed.grid, IntGrid) and compressed.mask is None
+    affine = affine and compressed.blocks.rows in (1, out) and compressed.blocks.columns > 1
+    if affine:
+        scales = compressed.scale.float().expand(out, -1).numpy()
+        zeros = torch.zeros_like(compressed.scale) if compressed.zero is None else compressed.zero
+        zeros = zeros.float().expand(out, -1).numpy()
+        codes, size = compressed.codes.contiguous().numpy(), compressed.blocks.columns
+
+    def work(start: int, stop: int) -> np.ndarray:
+        sums = np.zeros(inputs, np.float64)
+        if affine:
+            _affine_cells(source, codes, scales, zeros, size, start, stop, peak, total, strips, sums)
+        elif compressed is None:
+            _plain_cells(source[start:stop], source[start:stop], 0, start // CELL, peak, total, strips, sums)
+        else:
+            values = compressed.dequantize(rows=slice(start, stop)).contiguous().numpy()
+            _plain_cells(source[start:stop], values, 1, start // CELL, peak, total, strips, sums)
+        return sums
+
+    columns_total = np.sum(over_rows(work, out), axis=0) if out else np.zeros(inputs)
+    cells = Cells((out, inputs), peak, total, strips[:, 0], columns_total)
+    return cells, float(strips[:, 1].sum())
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _close_strip(biggest, absolute, square, value2, row, peak, total, strips, sums):
+    """Reduce the column buffers of a strip of 8 rows to cells, and clear them."""
+    columns = biggest.shape[0]
+    error_sum = value_sum = 0.0
+    for cell in range(peak.shape[1]):
+        largest, added = np.float32(0), np.float32(0)
+        for j in range(cell * CELL, min(columns, (cell + 1) * CELL)):
+            largest = max(largest, biggest[j])
+            added += absolute[j]
+        peak[row, cell], total[row, cell] = largest, added
+    for j in range(columns):
+        error_sum += square[j]
+        value_sum += value2[j]
+        sums[j] += square[j]
+        biggest[j] = absolute[j] = square[j] = value2[j] = 0
+    strips[row, 0], strips[row, 1] = error_sum, value_sum
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _affine_cells(w, codes, scales, zeros, size, start, stop, peak, total, strips, sums):
+    columns = w.shape[1]
+    buffers = np.zeros((4, columns), np.float32)
+    biggest, absolute, square, value2 = buffers[0], buffers[1], buffers[2], buffers[3]
+    for i in range(start, stop):
+        for group in range(scales.shape[1]):
+            first = group * size
+            last = min(columns, first + size)
+            _affine_group(
+                w[i, first:last],
+                codes[i, first:last],
+                scales[i, group],
+                zeros[i, group],
+                biggest[first:last],
+                absolute[first:last],
+                square[first:last],
+                value2[first:last],
+            )
+        if (i + 1) % CELL == 0 or i + 1 == stop:
+            _close_strip(biggest, absolute, square, value2, i // CELL, peak, total, strips, sums)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _affine_group(w, codes, scale, zero, biggest, absolute, square, value2):
+    for j in range(w.shape[0]):
+        value = (np.float32(codes[j]) - zero) * scale
+        error = value - w[j]
+        size = abs(error)
+        biggest[j] = size if size > biggest[j] else biggest[j]
+        absolute[j] += size
+        square[j] += error * error
+        value2[j] += value * value
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _plain_cells(w, values, subtract, first_strip, peak, total, strips, sums):
+    """The same for values that are at hand; without `subtract` of the values themselves."""
+    rows, columns = w.shape
+    buffers = np.zeros((4, columns), np.float32)
+    biggest, absolute, square, value2 = buffers[0], buffers[1], buffers[2], buffers[3]
+    keep = np.float32(subtract)
+    for i in range(rows):
+        _plain_row(w[i], values[i], keep, biggest, absolute, square, value2)
+        if (i + 1) % CELL == 0 or i + 1 == rows:
+            _close_strip(
+                biggest, absolute, square, value2, first_strip + i // CELL, peak, total, strips, sums
+            )
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _plain_row(w, values, keep, biggest, absolute, square, value2):
+    for j in range(w.shape[0]):
+        error = values[j] - w[j] * keep
+        size = abs(error)
+        biggest[j] = size if size > biggest[j] else biggest[j]
+        absolute[j] += size
+        square[j] += error * error
+        value2[j] += values[j] * values[j]
+
+
+def _coarser(cells: np.ndarray, steps: int, combine: np.ufunc) -> np.ndarray:
+    """Cells combined `steps` x `steps`, ragged edges included."""
+    if steps <= 1:
+        return cells
+    for axis in (0, 1):
+        cells = combine.reduceat(cells, np.arange(0, cells.shape[axis], steps), axis=axis)
+    return cells

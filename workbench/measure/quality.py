@@ -1,0 +1,161 @@
+"""What a change does to the model: perplexity or accuracy, KL divergence and top-1 agreement with the unchanged one.
+
+KL and agreement come first: at 4 bits the perplexity of a small model moves by less than a per cent where its
+most likely next token changes in one of twenty places.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..grid import CompressedWeight
+from ..model import Model, zoo
+
+TOKENS = 4096  # evaluated unless said otherwise
+KEEP = 512 * 2**20  # bytes of the unchanged model's log-probabilities that may be kept between evaluations
+MODEL_COLUMNS = {
+    "perplexity": "exp of the mean negative log likelihood of the next token (language models)",
+    "accuracy": "share of images classified right (classifiers)",
+    "kl": "mean KL divergence from the unchanged model's prediction to this one's, nats a token or image",
+    "top1_agreement": "share of places where the most likely token or class is the unchanged model's",
+    "bits_per_weight": "bits with scales, zeros and masks, over all layers except an unchanged embedding or head",
+    "bytes": "stored size of all layers",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Inputs and targets in batches: token windows [n, context] with the next token as target, or images.
+
+    `what` names the data in a few words, for captions.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    what: str
+    batch: int
+
+    def __len__(self) -> int:
+        """Predictions that are scored."""
+        return len(self.inputs) if self.labels is not None else self.inputs[:, 1:].numel()
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, targets): targets [n] for images, [n * (context - 1)] for tokens."""
+        for start in range(0, len(self.inputs), self.batch):
+            inputs = self.inputs[start : start + self.batch]
+            if self.labels is not None:
+                yield inputs, self.labels[start : start + self.batch]
+            else:
+                yield inputs, inputs[:, 1:].flatten()
+
+    def inputs_only(self) -> list[Tensor]:
+        return [inputs for inputs, _ in self.batches()]
+
+
+def evaluation(
+    model: Model, text: str | os.PathLike | None = None, tokens: int = TOKENS, part: str = "test"
+) -> Evaluation:
+    """The data to judge a model by.
+
+    For a language model the first `tokens` tokens of the file `text`, in windows of one context each; the
+    embedded held-out text where none is given. For a classifier the embedded images of that part ("test" or
+    "calibration"). Raises Refused where the text is missing or shorter than one context.
+    """
+    runner = model.runner
+    if runner.task == "classification":
+        return _images(part)
+    if text is None:
+        path = zoo.data_folder() / "tiny-llama" / ("evaluation.txt" if part == "test" else "calibration.txt")
+    else:
+        path = Path(text)
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"the text {path} cannot be read: {error}") from None
+    if tokens < 2:
+        raise Refused(f"--tokens {tokens} is not possible: two tokens are the least that can be predicted")
+    # Four bytes a token are usual and eight are rare: a long file is not tokenized to its end.
+    ids = runner.tokenize(content[: 16 * tokens + 4096])
+    if len(ids) < tokens and len(content) > 16 * tokens + 4096:
+        ids = runner.tokenize(content)
+    context = min(runner.context or 512, tokens)
+    if len(ids) < context:
+        raise Refused(
+            f"the text {path} has {len(ids)} tokens, less than one context of {context}: "
+            f"give a longer text or fewer tokens (--tokens {max(2, len(ids))})"
+        )
+    windows = min(len(ids), tokens) // context
+    inputs = torch.tensor(ids[: windows * context]).view(windows, context)
+    return Evaluation(inputs, None, f"{windows * context:,} tokens of {path.name}", max(1, 2048 // context))
+
+
+def _images(part: str) -> Evaluation:
+    from ..files.open import open_source
+
+    source = open_source(zoo.data_folder() / "fashion-mnist" / f"{part}.safetensors")
+    images, labels = source.read("images"), source.read("labels").long()
+    return Evaluation(images, labels, f"{len(images):,} {part} images of Fashion-MNIST", 250)
+
+
+class Quality:
+    """Measures changes of one model on one evaluation; the unchanged model's predictions are made once and kept
+    where they fit into `KEEP`, and made again batch by batch where they do not."""
+
+    def __init__(self, model: Model, data: Evaluation):
+        self.model, self.data = model.base, data
+        self._kept: list[Tensor] = []
+
+    def measure(
+        self,
+        weights: Mapping[str, CompressedWeight] | None = None,
+        step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, float]:
+        """perplexity or accuracy, kl, top1_agreement of the model under these weights, with units as in
+        MODEL_COLUMNS. `step(done, total)` is called before each batch and may raise to stop."""
+        changed = {self.model.layer(n): c.dequantize() for n, c in (weights or {}).items()}
+        sums = {"nll": 0.0, "kl": 0.0, "agree": 0, "right": 0, "count": 0}
+        total = -(-len(self.data.inputs) // self.data.batch)
+        for index, (inputs, targets) in enumerate(self.data.batches()):
+            step(index, total)
+            reference = self._reference(index, inputs)
+            found = self._log_probabilities(inputs, changed) if changed else reference
+            best = found.argmax(1)
+            sums["nll"] -= float(found.gather(1, targets[:, None]).double().sum())
+            sums["agree"] += int((best == reference.argmax(1)).sum())
+            sums["right"] += int((best == targets).sum())
+            if changed:
+                sums["kl"] += float((reference.exp() * (reference - found)).double().sum())
+            sums["count"] += len(targets)
+        count = sums["count"]
+        first = (
+            {"accuracy": sums["right"] / count}
+            if self.data.labels is not None
+            else {"perplexity": math.exp(min(sums["nll"] / count, 700.0))}
+        )
+        return {**first, "kl": max(0.0, sums["kl"] / count), "top1_agreement": sums["agree"] / count}
+
+    def _reference(self, index: int, inputs: Tensor) -> Tensor:
+        if index < len(self._kept):
+            return self._kept[index]
+        made = self._log_probabilities(inputs, {})
+        # All or nothing: a part of the batches kept would only blur the memory forecast.
+        batches = -(-len(self.data.inputs) // self.data.batch)
+        if made.nbytes * batches <= KEEP and index == len(self._kept):
+            self._kept.append(made)
+        return made
+
+    def _log_probabilities(self, inputs: Tensor, changed: Mapping[Any, Tensor]) -> Tensor:
+        """[predictions, vocabulary or classes], float32."""
+        logits = self.model.runner.logits(inputs, changed)
+        if self.data.labels is None:
+            logits = logits[:, :-1].flatten(0, 1)
+        return torch.log_softmax(logits, 1)

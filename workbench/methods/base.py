@@ -1,0 +1,191 @@
+"""Method: a frozen pydantic model whose fields are its parameters, and one function from weight to compressed weight.
+
+A method is one file in `quantize/`, `prune/` or `tune/`. Defining the class registers it; from its fields come
+validation, the controls in the bench, its entry in a recipe, its row in the method table, and `repr`, which is
+Python that makes an equal value.
+"""
+
+from __future__ import annotations
+
+import ast
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from ..errors import Refused, near
+from ..grid import CompressedWeight
+from ..registry import Registry
+
+METHODS = Registry("method", "workbench.methods")
+Need = Literal["mean_abs", "mean_square", "max_abs", "hessian", "sample"]
+NEEDS: tuple[str, ...] = get_args(Need)
+
+
+@dataclass
+class Statistics:
+    """What calibration collected about a layer's input x [tokens, in], streamed; None where nobody asked for it.
+
+    mean_abs, mean_square, max_abs [in]: mean |x|, mean x^2, max |x| of each input channel. hessian [in, in]:
+    X^T X / tokens (without the factor 2 of some papers). sample [n, in]: rows spread over the calibration text.
+    """
+
+    tokens: int = 0
+    mean_abs: Tensor | None = None
+    mean_square: Tensor | None = None
+    max_abs: Tensor | None = None
+    hessian: Tensor | None = None
+    sample: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a method says of a layer before any work: `skip` is the reason to leave it out, `note` worth knowing."""
+
+    skip: str = ""
+    note: str = ""
+
+
+class Method(BaseModel):
+    """Base of all methods. A subclass sets `name`, `kind`, `summary`, `source`, `needs`, its fields, `compress`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Literal["quantize", "prune", "tune"]]
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""  # paper or reference implementation
+    needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS: only these are collected
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
+        super().__pydantic_init_subclass__(**keywords)
+        if cls.name:
+            METHODS.add(cls.name, cls)
+
+    def __init__(self, **parameters: Any):
+        try:
+            super().__init__(**parameters)
+        except ValidationError as error:
+            raise Refused(_explain(type(self), error)) from None
+
+    @abstractmethod
+    def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
+        """w [out, in] float32, and the statistics named in `needs`, to the compressed weight."""
+
+    def judge(self, shape: tuple[int, int]) -> Verdict:
+        """What to say of a layer of this shape [out, in] before the work starts."""
+        return Verdict()
+
+    def with_(self, **changes: Any) -> Method:
+        """The same method with other parameters, validated anew."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that differ from their defaults, in the order of the class."""
+        fields = type(self).model_fields
+        return {key: value for key, value in self if value != fields[key].default}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters().items())})"
+
+    __str__ = __repr__
+
+    @property
+    def label(self) -> str:
+        """A short name for chips and legends: rtn 4 g64."""
+        return self.name
+
+
+def method(name: str, **parameters: Any) -> Method:
+    """The registered method of that name with these parameters. Refused, with near names, where there is none."""
+    return METHODS[name](**parameters)
+
+
+def parse_method(code: str) -> Method:
+    """A method back from its `repr`, without running code. Refused where it is not one."""
+    try:
+        call = ast.parse(code.strip(), mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        parameters = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError, AssertionError, AttributeError):
+        raise Refused(f"{code!r} is not a method, such as RTN(bits=4)") from None
+    classes = {METHODS[name].__name__: METHODS[name] for name in METHODS}
+    if called not in classes:
+        raise Refused(f"no method is called {called!r}{near(called, classes)}")
+    return classes[called](**parameters)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of a method, as controls, tables and messages need it."""
+
+    name: str
+    type: str  # int, float, bool, choice
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = field(default=())
+    # For a control: the values worth a stop on a slider; any other within the bounds is valid too.
+    stops: tuple[Any, ...] = field(default=())
+    # Which other field must have which values for this one to matter: {"granularity": ("group",)}
+    where: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def bounds(self) -> str:
+        if self.choices:
+            return ", ".join(map(str, self.choices))
+        if self.low is None and self.high is None:
+            return "true, false" if self.type == "bool" else ""
+        return f"{self.low:g} to {self.high:g}"
+
+
+def parameters_of(method: type[Method]) -> list[Parameter]:
+    """The parameters of a method class, read from its fields."""
+    found = []
+    for name, info in method.model_fields.items():
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        bounds: dict[str, Any] = {}
+        for constraint in info.metadata:
+            for key, side in (("ge", "low"), ("gt", "low"), ("le", "high"), ("lt", "high")):
+                if getattr(constraint, key, None) is not None:
+                    bounds[side] = getattr(constraint, key)
+        kind, choices = _type_of(info.annotation), tuple(extra.get("choices", ()))  # type: ignore[arg-type]
+        if get_origin(info.annotation) is Literal:
+            choices = get_args(info.annotation)
+        found.append(
+            Parameter(
+                name,
+                "choice" if choices else kind,
+                info.default,
+                info.description or "",
+                **bounds,
+                choices=choices,
+                stops=tuple(extra.get("stops", ())),  # type: ignore[arg-type]
+                where={k: tuple(v) for k, v in extra.get("where", {}).items()},  # type: ignore[union-attr]
+            )
+        )
+    return found
+
+
+def _type_of(annotation: Any) -> str:
+    return {bool: "bool", int: "int", float: "float"}.get(annotation, "choice")
+
+
+def _explain(method: type[Method], error: ValidationError) -> str:
+    """One line for the first thing wrong: what, the value, the bounds."""
+    first = error.errors()[0]
+    where = str(first["loc"][0]) if first["loc"] else ""
+    known = {parameter.name: parameter for parameter in parameters_of(method)}
+    if first["type"] == "extra_forbidden":
+        return f"{method.name} has no parameter {where!r}{near(where, known)}"
+    if where not in known:
+        return f"{method.name}: {first['msg'].removeprefix('Value error, ')}"
+    bounds = known[where].bounds
+    message = first["msg"].removeprefix("Value error, ")
+    detail = f"take {bounds}" if bounds and first["type"] != "value_error" else message
+    return f"{method.name}: {where} = {first['input']!r} is not possible: {detail}"

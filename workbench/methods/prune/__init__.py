@@ -1,0 +1,1 @@
+"""Pruning: methods that remove weights. One file each."""

@@ -1,0 +1,1 @@
+"""Quantization: methods that move weights onto a number grid. One file each."""

@@ -1,0 +1,117 @@
+"""The noise edge: which directions of a weight matrix drown in the error of its compressed copy.
+
+An error with independent entries spreads over all directions, and its largest singular value is known
+beforehand: sd * (sqrt(out) + sqrt(in)), the upper edge of the Marchenko-Pastur law in units of singular
+values (Marchenko & Pastur 1967; the largest value converges to it: Yin, Bai & Krishnaiah 1988). A direction
+under the edge is changed by up to its whole strength. Sharper: a direction weaker than sd * (out *
+in)^(1/4) leaves no outlier above the noise, and its singular vectors become orthogonal to the true ones
+(Baik, Ben Arous & Peche 2005; for rectangular matrices Benaych-Georges & Nadakuditi 2012, section 3.1).
+Both are limits for large matrices and white errors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.errors import Refused
+from workbench.spectra.values import as_matrix, singular_values, spectral_norm
+
+if TYPE_CHECKING:
+    from workbench.spectra.values import Matrix
+
+
+def noise_edge(error_variance: float, shape: tuple[int, int]) -> float:
+    """Largest singular value to expect of a random matrix of `shape` (out, in) whose entries are
+    independent with mean 0 and variance `error_variance` (weights squared): sd * (sqrt(out) + sqrt(in)),
+    unit of the weights.
+
+    Marchenko & Pastur 1967; Yin, Bai & Krishnaiah 1988. Raises `Refused` for a variance that is negative or
+    not finite, or dimensions under 1."""
+    out, inner = _checked(error_variance, shape)
+    return math.sqrt(error_variance) * (math.sqrt(out) + math.sqrt(inner))
+
+
+def detection_threshold(error_variance: float, shape: tuple[int, int]) -> float:
+    """Singular value under which one direction of a matrix of `shape` (out, in) cannot be found again in
+    white noise of `error_variance` (weights squared): sd * (out * in)^(1/4), unit of the weights; never
+    above `noise_edge` / 2.
+
+    Benaych-Georges & Nadakuditi 2012, section 3.1 (there for variance 1/in and c = out/in: the threshold
+    c^(1/4)). Raises `Refused` as `noise_edge` does."""
+    out, inner = _checked(error_variance, shape)
+    return math.sqrt(error_variance) * (out * inner) ** 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseEdge:
+    """The spectrum of a weight matrix before and after compression, and the edge of the error between them.
+
+    `error_variance`: variance of the entries of w_hat - w about their mean, weights squared. `edge` and
+    `threshold`: `noise_edge` and `detection_threshold` of it. `error_norm`: ||w_hat - w||_2 as measured;
+    well above `edge`, the error is not white (a bias, or columns and rows that err more than others).
+    `before`, `after` [min(out, in)]: singular values, descending. All but the variance in the unit of the
+    weights."""
+
+    error_variance: float
+    edge: float
+    threshold: float
+    error_norm: float
+    before: np.ndarray
+    after: np.ndarray
+
+    @classmethod
+    def measure(cls, w: Matrix, w_hat: Matrix) -> NoiseEdge:
+        """The edge of w_hat [out, in] as a copy of w [out, in].
+
+        Raises `Refused` when the shapes differ or one is empty, and as `singular_values` does."""
+        original, copy = as_matrix(w), as_matrix(w_hat)
+        if original.shape != copy.shape or not original.size:
+            raise Refused(
+                f"noise edge: the weight is {list(original.shape)} and its copy {list(copy.shape)}; compare "
+                "a matrix with its own compressed form, same orientation, at least one weight"
+            )
+        shape, error = (original.shape[0], original.shape[1]), np.subtract(copy, original, dtype=np.float64)
+        variance = float(error.var())
+        return cls(
+            error_variance=variance,
+            edge=noise_edge(variance, shape),
+            threshold=detection_threshold(variance, shape),
+            error_norm=spectral_norm(error),
+            before=singular_values(original),
+            after=singular_values(copy),
+        )
+
+    @property
+    def lost(self) -> int:
+        """Singular values of w under the edge."""
+        return int(np.count_nonzero(self.before < self.edge))
+
+    @property
+    def kept(self) -> int:
+        """Singular values of w at or above the edge; `lost` + `kept` = min(out, in)."""
+        return len(self.before) - self.lost
+
+    @property
+    def undetectable(self) -> int:
+        """Singular values of w under `threshold`; never more than `lost`."""
+        return int(np.count_nonzero(self.before < self.threshold))
+
+    @property
+    def largest_shift(self) -> float:
+        """max_i |after_i - before_i|; by Weyl's inequality never above `error_norm`."""
+        return float(np.abs(self.after - self.before).max())
+
+
+def _checked(error_variance: float, shape: tuple[int, int]) -> tuple[int, int]:
+    """`shape`, once it and the variance make sense."""
+    if not (math.isfinite(error_variance) and error_variance >= 0):
+        raise Refused(
+            f"noise edge: error_variance is {error_variance}; pass the variance of the error, finite and >= 0"
+        )
+    if len(shape) != 2 or min(shape) < 1:
+        raise Refused(f"noise edge: shape is {list(shape)}; pass (out, in), both at least 1")
+    return int(shape[0]), int(shape[1])

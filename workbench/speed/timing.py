@@ -1,0 +1,216 @@
+"""Honest timing: check first, warm up, then run the candidates in turn, A B C A B C, and compare within each
+round.
+
+A clock that drifts, a neighbour that takes a core, a chip that grows warm then hit all candidates alike, and
+the ratio to the baseline is taken per round, so it has a spread. Works for any candidates on one device; the
+clock is the caller's (wall time on a CPU, event pairs on a GPU).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Refused, near
+
+Clock = Callable[[Callable[[], object]], float]  # does the work, returns its seconds
+Progress = Callable[[int, int, str], None]  # done, total, what; raising from it stops the measurement
+
+MOST_ROWS = 256  # of C checked against float64 in a product too large to check whole
+SMALL = 2_000_000_000  # multiply-adds that a float64 reference may cost
+AGREE = 0.05  # two warm-up samples this close: the clock has settled
+MOST_WARM_UPS = 1000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute C[M,N] = A[M,K] B[K,N]. `run(i)` computes it once from operand set i (taken modulo
+    the number of sets) into the candidate's own output, and may return before a GPU has finished; `output()`
+    waits and returns that output, [M,N] floats of NumPy or CuPy; `poison()` fills it with NaN. `tolerance` is
+    on the relative error ||c - r|| / ||r||."""
+
+    name: str
+    run: Callable[[int], object]
+    poison: Callable[[], object]
+    output: Callable[[], Any]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The float64 product in `rows` of C: values [len(rows), N], in NumPy or CuPy as its operands."""
+
+    rows: Any
+    values: Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per product, and how many times faster than the baseline; median and quartiles over the
+    rounds."""
+
+    name: str
+    baseline: str
+    seconds: float
+    seconds_q25: float
+    seconds_q75: float
+    ratio: float
+    ratio_q25: float
+    ratio_q75: float
+    rounds: int
+    calls: int  # products per sample
+
+    @property
+    def noisy(self) -> bool:
+        """The middle half of the samples spreads over more than 5 % of their median."""
+        return self.seconds_q75 - self.seconds_q25 > 0.05 * self.seconds
+
+
+def wall_clock(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes on the CPU."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def reference_rows(M: int, N: int, K: int) -> int:
+    """How many rows of C the float64 reference has: all where that is cheap, else 256."""
+    return min(M, max(MOST_ROWS, SMALL // (N * K)))
+
+
+def reference(a: Any, b: Any, *, xp: Any, seed: int = 0) -> Reference:
+    """A[M,K] B[K,N] in float64; `xp` is numpy or cupy. Of a large product only some rows, drawn at random
+    (rows at a fixed distance would always meet the same place of a tile), with the first and the last."""
+    import numpy as np
+
+    (M, K), N = a.shape, b.shape[1]
+    most, rows = reference_rows(M, N, K), np.arange(M)
+    if most < M:
+        inner = np.random.default_rng(seed).choice(np.arange(1, M - 1), most - 2, replace=False)
+        rows = np.sort(np.concatenate([[0], inner, [M - 1]]))
+    rows = xp.asarray(rows)
+    left = a[rows].astype("float64")
+    values = xp.empty((len(rows), N), dtype="float64")
+    for n in range(0, N, 1024):  # B is never whole in float64: it may be most of the memory
+        values[:, n : n + 1024] = left @ b[:, n : n + 1024].astype("float64")
+    return Reference(rows, values)
+
+
+def check(candidate: Candidate, expected: Reference) -> float:
+    """Run once into a poisoned output; the relative error ||c - r|| / ||r|| against float64.
+    Refused if an element was left unwritten (or is NaN), or the error is above the candidate's tolerance."""
+    candidate.poison()
+    candidate.run(0)
+    c = candidate.output()
+    unwritten = int((c != c).sum())
+    if unwritten:
+        raise Refused(
+            f"{candidate.name}: {unwritten} of {c.size} elements of C are NaN or were never written"
+        )
+    difference = c[expected.rows].astype("float64") - expected.values
+    error = float((difference**2).sum() ** 0.5 / (expected.values**2).sum() ** 0.5)
+    if not error <= candidate.tolerance:
+        raise Refused(
+            f"{candidate.name}: the result is wrong, relative error {error:.2g} against float64 "
+            f"where {candidate.tolerance:.2g} is allowed"
+        )
+    return error
+
+
+def time_interleaved(
+    candidates: Sequence[Candidate],
+    *,
+    baseline: str,
+    rounds: int = 7,
+    budget_s: float = float("inf"),
+    sample_s: float = 0.01,
+    warm_up_s: float = 0.1,
+    clock: Clock = wall_clock,
+    progress: Progress | None = None,
+) -> dict[str, Timing]:
+    """Name -> Timing, in the candidates' order; they have passed `check`. One sample is as many products as fill
+    `sample_s` seconds; each candidate is warmed up for `warm_up_s` seconds and until two samples agree. Fewer
+    rounds, but not under three, where they would take more than `budget_s` seconds. Refused if `baseline` is not
+    among the candidates or there is less than one round."""
+    names = [candidate.name for candidate in candidates]
+    if baseline not in names:
+        raise Refused(f"the baseline {baseline!r} is not among the candidates{near(baseline, names)}")
+    if rounds < 1:
+        raise Refused(f"{rounds} rounds cannot be timed; take 1 or more, 5 for quartiles that mean something")
+    total = len(candidates) * (rounds + 1)
+    done = 0
+
+    def say(what: str) -> None:
+        nonlocal done
+        if progress:
+            progress(done, total, what)
+        done += 1
+
+    calls, cost = {}, 0.0
+    for candidate in candidates:
+        say(f"warming up {candidate.name}")
+        calls[candidate.name], seconds = _warm_up(candidate, sample_s, warm_up_s, clock)
+        cost += seconds
+    rounds = min(rounds, max(3, int(budget_s / cost))) if cost * rounds > budget_s else rounds
+    total = len(candidates) * (rounds + 1)
+
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for candidate in candidates:
+            say(f"round {number + 1} of {rounds}: {candidate.name}")
+            samples[candidate.name].append(_sample(candidate, calls[candidate.name], clock))
+    return {name: _timing(name, baseline, samples, calls[name]) for name in names}
+
+
+def _warm_up(candidate: Candidate, sample_s: float, warm_up_s: float, clock: Clock) -> tuple[int, float]:
+    """Bring caches and clocks to rest; returns the products per sample, and the seconds of a sample."""
+    spent, before, calls = 0.0, float("inf"), 1
+    seconds = 0.0
+    for _ in range(MOST_WARM_UPS):
+        seconds = _sample(candidate, calls, clock)
+        spent += seconds * calls
+        calls = max(1, round(sample_s / max(seconds, 1e-9)))
+        settled = abs(seconds - before) <= AGREE * before
+        before = seconds
+        # a product of seconds, or a machine that other work shares, does not settle by waiting for it
+        if spent >= warm_up_s and (settled or spent >= 5 * warm_up_s):
+            break
+    return calls, seconds * calls
+
+
+def _sample(candidate: Candidate, calls: int, clock: Clock) -> float:
+    """Seconds per product over `calls` products in a row."""
+
+    def work() -> None:
+        for i in range(calls):
+            candidate.run(i)
+
+    return clock(work) / calls
+
+
+def _timing(name: str, baseline: str, samples: dict[str, list[float]], calls: int) -> Timing:
+    ratios = [base / own for base, own in zip(samples[baseline], samples[name], strict=True)]
+    seconds, ratio = _quartiles(samples[name]), _quartiles(ratios)
+    return Timing(
+        name=name,
+        baseline=baseline,
+        seconds=seconds[1],
+        seconds_q25=seconds[0],
+        seconds_q75=seconds[2],
+        ratio=ratio[1],
+        ratio_q25=ratio[0],
+        ratio_q75=ratio[2],
+        rounds=len(ratios),
+        calls=calls,
+    )
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, median, upper
