@@ -56,3 +56,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The browser last: the quick tests speak first, and playwright's event loop, which lives as long as the
     # browser, is in nobody's way.
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., Path]:
+    """make_llama(folder, **configuration): a random Llama with a byte-level tokenizer, as a checkpoint folder."""
+
+    def make(folder: Path, seed: int = 0, dtype: str = "float32", **changes) -> Path:
+        import torch
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+        sizes = {
+            "vocab_size": 257,
+            "hidden_size": 64,
+            "intermediate_size": 176,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "tie_word_embeddings": True,
+        }
+        torch.manual_seed(seed)
+        # Larger weights than a start of training has: else every prediction is uniform and nothing changes it.
+        model = LlamaForCausalLM(LlamaConfig(**(sizes | {"initializer_range": 0.2} | changes)))
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        alphabet = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llama_folder(make_llama, tmp_path_factory) -> Path:
+    """One random Llama that no test may change."""
+    return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """1,200 tokens of a byte-level tokenizer."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("A person opens a network and looks at what rounding does. " * 40, "utf-8")
+    return path

@@ -110,7 +110,10 @@ class Recipe:
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise Refused(f"the recipe {os.fspath(path)} cannot be read: {error}") from None
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise Refused(
+                f"the recipe {os.fspath(path)} cannot be read: {reason}; give a YAML file with 'steps'"
+            ) from None
         return cls.from_yaml(text, os.fspath(path))
 
 

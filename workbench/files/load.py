@@ -47,7 +47,7 @@ def load(
         return _from_module(what, name, tokenizer, task)
     text = os.fspath(what)
     if zoo.is_embedded(text):
-        return _from_embedded(zoo.embedded(text))
+        return _from_path(zoo.embedded(text).folder, text)
     path = Path(text).expanduser()
     if path.exists():
         return _from_path(path, name)
@@ -68,27 +68,9 @@ def _from_path(path: Path, name: str | None) -> Model:
     return Model(name or path.resolve().name, source, layers, config, folder, runner)
 
 
-def _from_embedded(entry: zoo.Embedded) -> Model:
-    if entry.task == "language":
-        return _from_path(entry.folder, entry.name)
-    source, config = open_source(entry.folder), _configuration(entry.folder)
-    mean, deviation = config["mean"], config["deviation"]
-
-    def build() -> nn.Module:
-        from ..model.zoo.networks import NETWORKS
-
-        module = NETWORKS[entry.name]()
-        state = {n: source.read(n) for n in source}
-        module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in state.items()})
-        return module
-
-    runner = Runner(build, "classification", prepare=lambda images: (images.float() / 255 - mean) / deviation)
-    return Model(entry.name, source, checkpoint_layers(source, config), config, entry.folder, runner)
-
-
 def _from_module(module: nn.Module, name: str | None, tokenizer: Any, task: Task | None) -> Model:
     source, layers = module_layers(module)
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     if task is None and "CausalLM" in type(module).__name__:
         task = "language"
@@ -125,6 +107,8 @@ def _runner(folder: Path | None, config: dict[str, Any], source: Source) -> Runn
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unnamed method")
         return f"{folder} is packed by {method}: its tensors can be looked at, running it is not supported"
+    if config.get("task") == "classification" and "architecture" in config:
+        return _image_network(folder, config, source)
     architectures = config.get("architectures") or []
     if not any("CausalLM" in a or "LMHead" in a for a in architectures) and "model_type" not in config:
         return f"{folder}/config.json names no architecture"
@@ -132,6 +116,31 @@ def _runner(folder: Path | None, config: dict[str, Any], source: Source) -> Runn
     return Runner(
         _causal_language_model(folder, config), "language", min(CONTEXT, int(context)), _tokenizer(folder)
     )
+
+
+def _image_network(folder: Path, config: dict[str, Any], source: Source) -> Runner | str:
+    """One of the embedded image networks, in its own folder or in one that it was exported to."""
+    from ..model.zoo.networks import NETWORKS
+
+    name = config["architecture"]
+    if name not in NETWORKS:
+        return f"{folder}/config.json: no image network is called {name!r}{near(str(name), NETWORKS)}"
+    try:
+        mean, deviation = float(config["mean"]), float(config["deviation"])
+    except (KeyError, TypeError, ValueError):
+        return f"{folder}/config.json lacks mean and deviation of the images: copy the original's"
+
+    def build() -> nn.Module:
+        module = NETWORKS[name]()
+        state = {n: source.read(n) for n in source}
+        try:
+            module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in state.items()})
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Refused(f"{folder} cannot be run as {name}: {reason}") from None
+        return module
+
+    return Runner(build, "classification", prepare=lambda images: (images.float() / 255 - mean) / deviation)
 
 
 def _causal_language_model(folder: Path, config: dict[str, Any]) -> Callable[[], nn.Module]:
@@ -142,12 +151,13 @@ def _causal_language_model(folder: Path, config: dict[str, Any]) -> Callable[[],
         transformers.utils.logging.disable_progress_bar()
         kind = ", ".join(config.get("architectures") or [config.get("model_type", "?")])
         try:
-            return transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers raises many kinds; all of them mean: layers only
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -157,6 +167,14 @@ def _causal_language_model(folder: Path, config: dict[str, Any]) -> Callable[[],
                 f"{folder}: transformers {transformers.__version__} cannot run {kind}: {reason}. "
                 "Its layers can be opened, quantized and compared all the same; model measures cannot be made"
             ) from None
+        module, found = loaded
+        if missing := sorted(found["missing_keys"]):
+            # transformers fills them with random numbers and goes on; the measures would be of nothing.
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise Refused(
+                f"{folder} lacks {', '.join(missing[:3])}{more}, which {kind} needs to run: get the whole checkpoint"
+            )
+        return module
 
     return build
 

@@ -67,9 +67,7 @@ def writing_folder(path: str | os.PathLike[str], needed: int = 0) -> Iterator[Pa
     """
     path = Path(path)
     with _partial(path) as part:
-        if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise Refused(f"{at(path)} exists and is not an empty folder; give another name or remove it")
-        _check_space(path, needed)
+        check_target(path, needed)
         part.mkdir()
         yield part
         for folder, _, names in os.walk(part):
@@ -78,6 +76,14 @@ def writing_folder(path: str | os.PathLike[str], needed: int = 0) -> Iterator[Pa
             _sync_folder(Path(folder))
         os.rename(part, path)  # replaces an empty folder, never one with something in it
         _sync_folder(path.parent)
+
+
+def check_target(path: str | os.PathLike[str], needed: int = 0) -> None:
+    """Refused where `writing_folder` would refuse before its work; for whoever has hours of work before that."""
+    path = Path(path)
+    if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise Refused(f"{at(path)} exists and is not an empty folder; give another name or remove it")
+    _check_space(path, needed)
 
 
 @contextmanager
@@ -107,11 +113,13 @@ def _remove(part: Path) -> None:
 
 
 def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
+    place = Path(os.path.abspath(path)).parent
+    while not place.exists():  # folders are made when the writing begins
+        place = place.parent
+    free = shutil.disk_usage(place).free
     if needed > free:
         raise Refused(
-            f"{at(path)} needs {needed} bytes and {at(path.parent)} has {free} free; free space or save "
-            "elsewhere"
+            f"{at(path)} needs {needed} bytes and {at(place)} has {free} free; free space or save elsewhere"
         )
 
 

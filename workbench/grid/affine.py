@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import fused
 from .blocks import Blocks
 from .grids import IntGrid
 
@@ -58,6 +57,8 @@ def fit(
 
 def block_range(w: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
     """(min, max) of each block, float32, of the shape `blocks.counts`."""
+    from . import fused  # numba: half a second that who only lists layers need not wait
+
     if fused.fits(w, blocks):
         return fused.block_range(w, blocks)
     return blocks.reduce(w, "amin").float(), blocks.reduce(w, "amax").float()
@@ -65,6 +66,8 @@ def block_range(w: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
 
 def encode(w: Tensor, grid: IntGrid, blocks: Blocks, scale: Tensor, zero: Tensor | None) -> Tensor:
     """Codes [out, in] of w: clamp(round(w / scale) + zero)."""
+    from . import fused
+
     if fused.fits(w, blocks):
         return fused.encode(w, grid, blocks, scale, zero)
     offset = None if zero is None else blocks.expand(zero.float())

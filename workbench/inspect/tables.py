@@ -1,4 +1,5 @@
-"""Measures of a variant as DataFrames, their units in `attrs["columns"]`: `inspect.layers`, `inspect.model`."""
+"""Measures of a variant as DataFrames, their units in `attrs["columns"]`:
+`inspect.layer`, `inspect.layers`, `inspect.model`."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from ..measure import (
     storage,
     weight_errors,
 )
+from ..methods import Method, Statistics
 from ..model import Layer, Model
 
 OUTPUT_TOKENS = 1024  # inputs that the error of a layer's output is measured on
@@ -53,6 +55,35 @@ def layers(subject: Variant | Model, data: Evaluation | None = None, job: Job | 
         )
     frame = pd.DataFrame(rows, columns=list(WEIGHT_COLUMNS)).astype({"output_relative_error": float})
     frame.attrs["columns"] = WEIGHT_COLUMNS
+    return frame
+
+
+def layer(subject: Model, name: str, method: Method, statistics: Statistics | None = None) -> pd.DataFrame:
+    """One row: what `method` does to one layer of a model. Columns as in WEIGHT_COLUMNS, without the output error.
+
+    Raises Refused where the method cannot be applied to that layer, or needs statistics that were not given.
+    """
+    chosen = subject.layer(name)
+    verdict = method.judge(chosen.shape)
+    if verdict.skip:
+        raise Refused(f"{chosen.name}: {verdict.skip}")
+    if method.needs and statistics is None:
+        raise Refused(
+            f"{method.label} needs {', '.join(sorted(method.needs))} of the inputs: give statistics"
+        )
+    w = subject.base_weight(chosen.name)
+    compressed = method.compress(w, statistics)
+    row = {
+        "name": chosen.name,
+        "role": chosen.role,
+        "method": method.label,
+        "bits_per_weight": compressed.bits_per_weight,
+        **weight_errors(w, compressed),
+        "sparsity": compressed.sparsity,
+        "bytes": compressed.nbytes,
+    }
+    frame = pd.DataFrame([row])
+    frame.attrs["columns"] = {column: WEIGHT_COLUMNS[column] for column in row}
     return frame
 
 

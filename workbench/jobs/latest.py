@@ -64,7 +64,12 @@ class Latest:
                 if value is _NOTHING:
                     self._busy = False
                     return
-            self._answer(value)
+            try:
+                self._answer(value)
+            except Exception as error:
+                # Nobody took it: it is reported as any thread's would be, and the next request is answered.
+                details = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(details))
 
     def _answer(self, value: Any) -> None:
         try:

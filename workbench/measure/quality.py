@@ -141,7 +141,8 @@ class Quality:
             if self.data.labels is not None
             else {"perplexity": math.exp(min(sums["nll"] / count, 700.0))}
         )
-        return {**first, "kl": max(0.0, sums["kl"] / count), "top1_agreement": sums["agree"] / count}
+        # In this order: max(0.0, nan) is 0.0, and predictions that are NaN have no KL of zero.
+        return {**first, "kl": max(sums["kl"] / count, 0.0), "top1_agreement": sums["agree"] / count}
 
     def _reference(self, index: int, inputs: Tensor) -> Tensor:
         if index < len(self._kept):

@@ -62,7 +62,7 @@ class Method(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
         super().__pydantic_init_subclass__(**keywords)
-        if cls.name:
+        if cls.__dict__.get("name"):  # a subclass without a name of its own does not take its parent's place
             METHODS.add(cls.name, cls)
 
     def __init__(self, **parameters: Any):
@@ -84,9 +84,16 @@ class Method(BaseModel):
         return type(self)(**{**self.model_dump(), **changes})
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters that differ from their defaults, in the order of the class."""
-        fields = type(self).model_fields
-        return {key: value for key, value in self if value != fields[key].default}
+        """The parameters worth writing down, in the order of the class: numbers that matter under the others'
+        values always, so that a recipe says what it does; the rest where they differ from their defaults."""
+        fields = {parameter.name: parameter for parameter in parameters_of(type(self))}
+
+        def told(name: str, value: Any) -> bool:
+            field = fields[name]
+            matters = all(getattr(self, other) in values for other, values in field.where.items())
+            return value != field.default or (matters and field.type in ("int", "float"))
+
+        return {name: value for name, value in self if told(name, value)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters().items())})"
@@ -108,10 +115,11 @@ def parse_method(code: str) -> Method:
     """A method back from its `repr`, without running code. Refused where it is not one."""
     try:
         call = ast.parse(code.strip(), mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
-        parameters = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        if not isinstance(call, ast.Call) or call.args or not all(k.arg for k in call.keywords):
+            raise ValueError("parameters are given by name")
+        parameters = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
         called = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, AssertionError, AttributeError):
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         raise Refused(f"{code!r} is not a method, such as RTN(bits=4)") from None
     classes = {METHODS[name].__name__: METHODS[name] for name in METHODS}
     if called not in classes:
@@ -132,6 +140,7 @@ class Parameter:
     choices: tuple[Any, ...] = field(default=())
     # For a control: the values worth a stop on a slider; any other within the bounds is valid too.
     stops: tuple[Any, ...] = field(default=())
+    more: bool = False  # seldom needed: a control puts it out of sight
     # Which other field must have which values for this one to matter: {"granularity": ("group",)}
     where: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -141,7 +150,9 @@ class Parameter:
             return ", ".join(map(str, self.choices))
         if self.low is None and self.high is None:
             return "true, false" if self.type == "bool" else ""
-        return f"{self.low:g} to {self.high:g}"
+        if self.high is None:
+            return f"at least {self.low:g}"
+        return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"
 
 
 def parameters_of(method: type[Method]) -> list[Parameter]:
@@ -166,6 +177,7 @@ def parameters_of(method: type[Method]) -> list[Parameter]:
                 **bounds,
                 choices=choices,
                 stops=tuple(extra.get("stops", ())),  # type: ignore[arg-type]
+                more=bool(extra.get("more", False)),
                 where={k: tuple(v) for k, v in extra.get("where", {}).items()},  # type: ignore[union-attr]
             )
         )
@@ -187,5 +199,7 @@ def _explain(method: type[Method], error: ValidationError) -> str:
         return f"{method.name}: {first['msg'].removeprefix('Value error, ')}"
     bounds = known[where].bounds
     message = first["msg"].removeprefix("Value error, ")
-    detail = f"take {bounds}" if bounds and first["type"] != "value_error" else message
+    detail = (
+        f"take {bounds}" if bounds and first["type"] != "value_error" else message
+    )  # a validator says it better
     return f"{method.name}: {where} = {first['input']!r} is not possible: {detail}"

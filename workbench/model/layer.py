@@ -47,7 +47,8 @@ class Layer:
 def layer_of(info: TensorInfo, tied: tuple[str, ...] = (), conv1d: bool | None = None) -> Layer | None:
     """The layer that a tensor is, or None for what is no weight matrix (norms, biases, buffers, positions).
 
-    Its block is filled in by who knows the other layers. `conv1d` says whether the module keeps it transposed, where that is known; else GPT-2's names decide.
+    Its block is filled in by who knows the other layers. `conv1d` says whether the module keeps it transposed,
+    where that is known; else GPT-2's names decide.
     """
     name = info.name.removesuffix(".weight")
     experts = info.name == name and len(info.shape) == 3 and "experts" in name

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import Refused, near
 from ..grid import CompressedWeight
 from .layer import Layer, layer_of
-from .roles import ROLES, block_prefix
+from .roles import CONV1D_FAMILIES, ROLES, block_prefix
 from .runner import Runner
 from .source import DictSource, Source, TensorInfo
 
@@ -82,12 +82,9 @@ class Model:
         """Weights in layers (norms and biases not counted)."""
         return sum(layer.parameters for layer in self.layers)
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row a layer; the columns are described in `LAYER_COLUMNS` and in the frame's `attrs`."""
-        import pandas as pd
-
-        rows = [
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of `table` as plain values, for whoever does without pandas."""
+        return [
             {
                 "name": layer.name,
                 "role": layer.role,
@@ -101,7 +98,13 @@ class Model:
             }
             for layer in self.layers
         ]
-        frame = pd.DataFrame(rows, columns=list(LAYER_COLUMNS)).astype({"block": "Int64"})
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a layer; the columns are described in `LAYER_COLUMNS` and in the frame's `attrs`."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.records(), columns=list(LAYER_COLUMNS)).astype({"block": "Int64"})
         frame.attrs["columns"] = LAYER_COLUMNS
         return frame
 
@@ -175,7 +178,8 @@ def checkpoint_layers(source: Source, config: Mapping[str, Any]) -> list[Layer]:
     embedding = next((n for n in infos if re.search(r"(embed_tokens|wte|word_embeddings)\.weight$", n)), "")
     has_head = any(re.search(r"(^|\.)(lm_head|embed_out)\.weight$", n) for n in infos)
     tied = bool(config.get("tie_word_embeddings", config.get("model_type") == "gpt2")) and not has_head
-    return _layers(infos.values(), {embedding: ("lm_head",)} if tied else {})
+    plain = config.get("model_type", "gpt2") not in CONV1D_FAMILIES
+    return _layers(infos.values(), {embedding: ("lm_head",)} if tied else {}, set() if plain else None)
 
 
 def module_layers(module: nn.Module) -> tuple[DictSource, list[Layer]]:
@@ -189,23 +193,31 @@ def module_layers(module: nn.Module) -> tuple[DictSource, list[Layer]]:
             tensors[name] = parameter.detach()
         else:
             tied[owner] = (*tied.get(owner, ()), name.removesuffix(".weight"))
-    source = DictSource(tensors, f"{type(module).__name__} in memory")
     conv1d = {f"{n}.weight" for n, m in module.named_modules() if type(m).__name__ == "Conv1D"}
-    return source, _layers(source.tensors().values(), tied, conv1d)
+    layers = _layers(DictSource(tensors).tensors().values(), tied, conv1d)
+    # The buffers that a checkpoint keeps (running means of batch norms) belong to what is exported.
+    known = {*tensors, *(name for name, _ in module.named_parameters(remove_duplicate=False))}
+    tensors |= {n: t for n, t in module.state_dict().items() if n not in known and isinstance(t, Tensor)}
+    return DictSource(tensors, f"{type(module).__name__} in memory"), layers
 
 
 def _layers(
     infos: Iterable[TensorInfo], tied: Mapping[str, tuple[str, ...]], conv1d: set[str] | None = None
 ) -> list[Layer]:
-    ordinals: dict[str, int] = {}
-    layers = []
-    for info in infos:
+    found: list[tuple[tuple[int, int], str | None, Layer]] = []
+    first: dict[str, int] = {}  # where the stack of blocks that a layer belongs to begins
+    for position, info in enumerate(infos):
         transposed = None if conv1d is None else info.name in conv1d
         layer = layer_of(info, tied.get(info.name, ()), transposed)
         if layer is None:
             continue
-        prefix = block_prefix(info.name)
-        if prefix is not None:
-            layer = replace(layer, block=ordinals.setdefault(prefix, len(ordinals)))
-        layers.append(layer)
-    return layers
+        prefix = block_prefix(layer.name)
+        stack, _, number = ("", "", "0") if prefix is None else prefix.rpartition(".")
+        begins = position if prefix is None else first.setdefault(stack, position)
+        found.append(((begins, int(number)), prefix, layer))
+    # A checkpoint that is sorted by name has layers.10 before layers.2: blocks go by their number.
+    found.sort(key=lambda entry: entry[0])
+    ordinals: dict[str | None, int] = {None: -1}
+    for _, prefix, _ in found:
+        ordinals.setdefault(prefix, len(ordinals) - 1)
+    return [replace(layer, block=None if prefix is None else ordinals[prefix]) for _, prefix, layer in found]

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 
 RULES: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)(lm_head|embed_out|output_projection|classifier|head)$", "head"),
+    (
+        r"(^|\.)(lm_head|embed_out|output_projection|classifier|head|predictions\.decoder|vocab_projector)$",
+        "head",
+    ),
     (r"(^|\.)(qkv|query_key_value|qkv_proj|c_attn|in_proj_weight|in_proj|Wqkv)$", "qkv"),
     (r"(^|[._])(q_proj|q_lin|query|to_q|wq|attn_q|q)$", "q"),
     (r"(^|[._])(k_proj|k_lin|key|to_k|wk|attn_k|k)$", "k"),
@@ -21,16 +24,18 @@ RULES: tuple[tuple[str, str], ...] = (
         "up",
     ),
     (r"(^|\.)(mlp|ffn|feed_forward)\.(c_proj|proj)$", "down"),
+    (r"(^|\.)(DenseReluDense|mlp)\.wo$", "down"),
     (r"(^|\.)(down_proj|w2|ffn_down|fc2|lin2|dense_4h_to_h)$", "down"),
     (r"(^|\.)attention\.output\.dense$", "o"),
     (r"(^|\.)output\.dense$", "down"),
     (r"(^|\.)(o_proj|out_proj|out_lin|wo|to_out\.0|attn_output|attention\.dense|o)$", "o"),
     (r"(^|\.)(attn|self_attn|attention|self_attention)\.(c_proj|proj|dense)$", "o"),
-    (r"(^|\.)(embed_tokens|wte|wpe|tok_embeddings|token_embd|embed_in|shared)$", "embed"),
-    (r"(^|\.)(word_embeddings|position_embeddings|token_type_embeddings|embeddings?)$", "embed"),
+    (r"(^|\.)(embed_tokens|embed_positions|wte|wpe|tok_embeddings|token_embd|embed_in|shared)$", "embed"),
+    (r"(^|\.)((word|position|token|token_type)_embeddings?|embeddings?|relative_attention_bias)$", "embed"),
 )
 ROLES = ("embed", "q", "k", "v", "qkv", "o", "gate", "up", "down", "conv", "fc", "head")
-# GPT-2's Conv1D keeps its weights as [in, out].
+# GPT-2's Conv1D keeps its weights as [in, out]; other families use its names for plain linear layers.
+CONV1D_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 TRANSPOSED = re.compile(r"(^|\.)h\.\d+\.(attn\.(c_attn|c_proj|q_attn)|mlp\.(c_fc|c_proj))$")
 
 
@@ -43,7 +48,7 @@ def role_of(name: str, dimensions: int) -> str:
 
 
 def block_prefix(name: str) -> str | None:
-    """The part of a name that its whole block shares: up to its last counter before the layer's own name."""
+    """The part of a layer's name that its whole block shares: up to the first counter before its own last part."""
     parts = name.split(".")
     counters = [i for i, part in enumerate(parts[:-1]) if part.isdigit()]
     # nn.Sequential numbers inside a block (to_out.0, downsample.0) are no blocks: take the first counter.

@@ -77,7 +77,7 @@ class Runner:
             )
         return ends[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what calibration collects from it enters gradients later
     def logits(self, inputs: Tensor, weights: Mapping[Layer, Tensor] | None = None) -> Tensor:
         """Outputs of the module, float32, with `weights` (matrices [out, in]) in place of the base's."""
         changed = {

@@ -21,15 +21,19 @@ def parse_n_m(value: Any) -> Any:
     """(2, 4) from "2:4", [2, 4] or (2, 4); "" and "none" are None. For the fields of pruning methods."""
     if value in ("", "none", "None"):
         return None
-    if isinstance(value, str) and re.fullmatch(r"\d+:\d+", value):
-        value = value.split(":")
-    if value is None or not isinstance(value, list | tuple) or len(value) != 2:
-        if value is None:
-            return None
-        raise ValueError(f"n_m = {value!r} is not possible: take (2, 4) or '2:4', which keeps 2 of every 4")
-    kept, of = int(value[0]), int(value[1])
+    if isinstance(value, str) and re.fullmatch(r"\d{1,2}:\d{1,2}", value):
+        value = [int(number) for number in value.split(":")]
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or any(type(number) is not int for number in value)
+    ):
+        raise ValueError("take (2, 4) or '2:4', which keeps 2 of every 4")
+    kept, of = value
     if not 1 <= kept <= of <= 64:
-        raise ValueError(f"n_m = {kept}:{of} is not possible: it keeps N of M, 1 <= N <= M <= 64")
+        raise ValueError("it keeps N of M, 1 <= N <= M <= 64")
     return kept, of
 
 
@@ -70,7 +74,7 @@ class Magnitude(Method):
 
     def judge(self, shape: tuple[int, int]) -> Verdict:
         if self.n_m and shape[1] % self.n_m[1]:
-            kept, of = self.n_m
+            of = self.n_m[1]
             return Verdict(
                 note=f"{of} does not divide in = {shape[1]}: the last run of a row has {shape[1] % of}"
             )

@@ -19,7 +19,7 @@ def keep_layer(saliency: Tensor, sparsity: float) -> Tensor:
 
 def keep_rows(saliency: Tensor, sparsity: float) -> Tensor:
     """Mask [out, in] that removes floor(sparsity * in) weights of each row."""
-    out, inputs = saliency.shape
+    inputs = saliency.shape[1]
     removed = math.floor(sparsity * inputs + 1e-9)
     if removed == 0:
         return torch.ones_like(saliency, dtype=torch.bool)
@@ -35,18 +35,11 @@ def keep_rows(saliency: Tensor, sparsity: float) -> Tensor:
 def keep_n_m(saliency: Tensor, kept: int, of: int) -> Tensor:
     """Mask [out, in] that keeps the `kept` most salient of every aligned run of `of` inputs.
 
-    A shorter last run keeps `kept` as well: nothing is pruned into padding.
+    A shorter last run keeps `kept` as well, or all it has: its padding is the first to go.
     """
     out, inputs = saliency.shape
-    padded = torch.nn.functional.pad(saliency, (0, -inputs % of), value=math.inf)
-    runs = padded.reshape(-1, of)
-    # In a ragged last run the padding counts as kept, which would leave less than `kept` weights: it is
-    # given the lowest rank instead where the run is short.
-    ragged = inputs % of
-    if ragged:
-        last = runs.reshape(out, -1, of)[:, -1]
-        last[:, ragged:] = -math.inf
-    order = runs.argsort(1, descending=False, stable=True)
+    runs = torch.nn.functional.pad(saliency, (0, -inputs % of), value=-math.inf).reshape(-1, of)
+    order = runs.argsort(dim=1, stable=True)
     mask = torch.ones_like(runs, dtype=torch.bool)
     mask.scatter_(1, order[:, : of - kept], False)
     return mask.reshape(out, -1)[:, :inputs]

@@ -45,17 +45,17 @@ class RTN(Method):
     ragged: bool = Field(
         True,
         description="a last group that is smaller; off: leave out layers that the group size does not divide",
-        json_schema_extra={"where": {"granularity": ["group"]}},
+        json_schema_extra={"where": {"granularity": ["group"]}, "more": True},
     )
     scale_dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        "float16", description="how scales are stored"
+        "float16", description="how scales are stored", json_schema_extra={"more": True}
     )
 
     @field_validator("group_size")
     @classmethod
     def _no_group_of_one(cls, value: int) -> int:
         if value in (0, 1):
-            raise ValueError(f"group_size = {value} is not possible: take -1 (the whole row) or at least 2")
+            raise ValueError("take -1 (the whole row) or at least 2")
         return value
 
     def blocks(self, shape: tuple[int, int]) -> Blocks:

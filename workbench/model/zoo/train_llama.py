@@ -163,6 +163,18 @@ def main() -> None:
     publish(model, tokenizer, parts, tests, log, chosen.out)
 
 
+def mixed(parts: dict[str, dict[str, str]], part: str, rounds: int = 5, size: int = 2000) -> str:
+    """Passages of about `size` characters from each domain in turn, so that any beginning of it has them all."""
+    texts = [domain[part] for domain in parts.values() if part in domain]
+    passages = []
+    for index in range(rounds):
+        for text in texts:
+            start = text.find("\n", index * len(text) // rounds) + 1
+            stop = text.find("\n", min(start + size, len(text) - 2))
+            passages.append(text[start:stop].strip("\n"))
+    return "\n\n".join(passages) + "\n"
+
+
 def publish(model, tokenizer, parts, tests, log, out: Path) -> None:
     """Write the model in fp16, its tokenizer, the held-out texts and what the card quotes."""
     folder, text = out / "tiny-llama", out / "text"
@@ -171,6 +183,9 @@ def publish(model, tokenizer, parts, tests, log, out: Path) -> None:
         for part in ("test", "calibration"):
             if part in domain:
                 (text / f"{name}.{part}.txt").write_text(domain[part], "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.txt").write_text(mixed(parts, "test"), "utf-8")
+    (folder / "calibration.txt").write_text(mixed(parts, "calibration"), "utf-8")
     # Scores are those of the published fp16 weights, not of the fp32 ones that were trained.
     half = model.half()
     half.save_pretrained(folder)

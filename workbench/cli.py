@@ -1,0 +1,374 @@
+"""The shell: `workbench VERB`. Each verb prints a readable table, or with `--json` one JSON document on stdout.
+
+Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage, 130 interrupted. Nothing heavy is imported
+before a verb needs it. Names of verbs, options and columns are a contract with other people's scripts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import Refused
+from .shell.report import Report, Table, cell, progress, run_job, verb
+from .shell.work import (
+    calibration_batches,
+    evaluation_data,
+    layer_table,
+    left_out,
+    make_plan,
+    make_variant,
+    model_table,
+    spectrum_record,
+)
+
+app = typer.Typer(
+    name="workbench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="an embedded name, a directory, a .safetensors file or index, or a hub id",
+        show_default=False,
+    ),
+]
+RECIPE = Annotated[Path | None, typer.Option(metavar="R.yaml", help="the recipe to apply")]
+THE_RECIPE = Annotated[
+    Path, typer.Option("--recipe", metavar="R.yaml", help="the recipe to apply", show_default=False)
+]
+CALIBRATION = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="text for the statistics that methods need; default: the embedded one"),
+]
+JSON = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, nothing else")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"workbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _workbench(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take trained networks apart: quantize, prune, measure. Every verb but lab has --json."""
+
+
+@app.command()
+@verb
+def lab(
+    notebook: Annotated[
+        str | None, typer.Argument(metavar="[NOTEBOOK]", help="a path or a name; default: the start page")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="open a browser")] = True,
+    port: Annotated[int | None, typer.Option(help="of the server; default: the first free one")] = None,
+) -> Report:
+    """Open JupyterLab on the start page."""
+    from .widgets.lab import open_lab
+
+    raise typer.Exit(open_lab(notebook, browser, port))
+
+
+@app.command()
+@verb
+def zoo(as_json: JSON = False) -> Report:
+    """The embedded models and data."""
+    from .model import zoo
+
+    root = zoo.data_folder()
+    models = [_zoo_model(entry) for entry in zoo.MODELS if entry.folder.is_dir()]
+    data = [
+        {"name": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "path": str(file)}
+        for file in sorted(root.rglob("*"))
+        if file.is_file() and _is_data(file, {entry.folder for entry in zoo.MODELS})
+    ]
+    rows = [{**model, "scores": _words(model["scores"])} for model in models]
+    return Report(
+        {"models": models, "data": data},
+        [
+            Table("Models", rows, ["name", "task", "parameters", "bytes", "scores", "folder"]),
+            Table("Data", data, ["name", "bytes", "path"]),
+        ],
+    )
+
+
+def _zoo_model(entry: Any) -> dict[str, Any]:
+    try:
+        record = entry.record
+    except OSError:
+        record = {}
+    parameters = record.pop("parameters", None)
+    scores = {k: v for k, v in record.items() if k not in ("log", "tokens_seen")}
+    return {
+        "name": entry.name,
+        "task": entry.task,
+        "summary": entry.summary,
+        "parameters": parameters,
+        "bytes": entry.nbytes,
+        "scores": scores,
+        "evaluation": entry.evaluation,
+        "folder": str(entry.folder),
+    }
+
+
+def _is_data(file: Path, models: set[Path]) -> bool:
+    """Texts and images; not the cards, nor what belongs to a model."""
+    if file.parent in models:
+        return file.name.startswith(("evaluation", "calibration"))
+    return file.suffix in (".txt", ".safetensors")
+
+
+def _words(scores: Mapping[str, Any]) -> str:
+    """{"accuracy": 0.9} as "accuracy 0.9"."""
+    shown = [f"{k} ({_words(v)})" if isinstance(v, Mapping) else f"{k} {cell(v)}" for k, v in scores.items()]
+    return ", ".join(shown)
+
+
+@app.command()
+@verb
+def methods(as_json: JSON = False) -> Report:
+    """Every method, its parameters, their bounds, and what it needs."""
+    from .methods import METHODS, parameters_of
+
+    found = []
+    for name in METHODS:
+        method = METHODS[name]
+        keys = ("name", "type", "default", "bounds", "low", "high", "choices", "help")
+        parameters = [{key: getattr(p, key) for key in keys} for p in parameters_of(method)]
+        found.append(
+            {
+                "name": name,
+                "kind": method.kind,
+                "summary": method.summary,
+                "source": method.source,
+                "needs": sorted(method.needs),
+                "parameters": parameters,
+            }
+        )
+    tables = [Table("Methods", found, ["name", "kind", "needs", "summary", "source"])]
+    tables += [
+        Table(
+            f"Parameters of {method['name']}",
+            [{**p, "default": str(p["default"])} for p in method["parameters"]],
+            ["name", "type", "default", "bounds", "help"],
+        )
+        for method in found
+    ]
+    return Report({"methods": found}, tables)
+
+
+@app.command()
+@verb
+def layers(model: MODEL, as_json: JSON = False) -> Report:
+    """The layer table of a checkpoint, from its headers alone."""
+    from .files.load import load
+
+    found = load(model)
+    records = found.records()
+    columns = ["name", "role", "block", "rows", "columns", "dtype", "parameters", "note"]
+    return Report({"layers": records}, [Table(repr(found), records, columns)])
+
+
+@app.command()
+@verb
+def measure(
+    model: MODEL,
+    recipe: RECIPE = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="to measure on; default: the embedded held-out text")
+    ] = None,
+    calibration: CALIBRATION = None,
+    tokens: Annotated[int | None, typer.Option(help="of the text; default: 4096", show_default=False)] = None,
+    as_json: JSON = False,
+) -> Report:
+    """What a recipe does to each layer and to the model; without one, the unchanged model."""
+    from . import inspect
+    from .engine import Recipe
+    from .files.load import load
+    from .measure import Quality, storage
+
+    report = Report()
+    steps = Recipe.load(recipe) if recipe else Recipe()
+    found = load(model)
+    planned = make_plan(report, found, steps)
+    data, why_not = evaluation_data(found, text, tokens)
+    if data is None and not planned.work:
+        raise Refused(why_not)
+    variant = make_variant(report, found, planned, calibration)
+    stored, before = storage(found, variant.weights), storage(found, {})
+    if data is None:
+        row = {"perplexity": None, "kl": None, "top1_agreement": None, **stored, "why_not": why_not}
+        report.say(f"no model measures: {why_not}")
+        unchanged = before
+    else:
+        quality = Quality(found, data)
+        with progress("measuring") as tell:
+            unchanged = {**quality.measure({}, tell), **before}
+            row = {**(quality.measure(variant.weights, tell) if variant.weights else unchanged), **stored}
+        row |= {"data": data.what}
+        row |= {f"base_{k}": v for k, v in unchanged.items() if k not in ("kl", "top1_agreement")}
+    frame = run_job("comparing", lambda job: inspect.layers(variant, data, job))
+    head = {"name": found.name, "task": found.task, "recipe": steps.label}
+    report.document = {
+        "model": {**head, **row},
+        "layers": frame.to_dict("records"),
+        **left_out(planned),
+    }
+    report.tables = [model_table(found, steps, row, unchanged)]
+    if planned.work:
+        report.tables.append(layer_table(frame, data))
+    return report
+
+
+@app.command()
+@verb
+def compress(
+    model: MODEL,
+    recipe: THE_RECIPE,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="a new or empty folder to write to", show_default=False)
+    ],
+    format: Annotated[str, typer.Option(help="what to write")] = "safetensors",
+    calibration: CALIBRATION = None,
+    as_json: JSON = False,
+) -> Report:
+    """Apply a recipe and write the result as a checkpoint that loads wherever the original does."""
+    from . import inspect
+    from .engine import Recipe
+    from .files.export import check_export, export
+    from .files.load import load
+    from .measure import storage
+
+    report = Report()
+    steps = Recipe.load(recipe)
+    found = load(model)
+    planned = make_plan(report, found, steps)
+    check_export(found, out, format)
+    variant = make_variant(report, found, planned, calibration)
+    frame = run_job("comparing", lambda job: inspect.layers(variant, job=job))
+    with progress("writing") as tell:
+        written = export(variant, out, format=format, step=tell)
+    packed = storage(found, variant.weights)
+    report.document = {
+        **written,
+        "bits_per_weight": packed["bits_per_weight"],
+        "layers": frame.to_dict("records"),
+        **left_out(planned),
+    }
+    caption = (
+        f"{written['folder']}: {written['format']}, {cell(written['bytes'])} bytes; "
+        f"{packed['bits_per_weight']:.3f} bits per weight if packed"
+    )
+    report.tables = [layer_table(frame, None, caption)]
+    return report
+
+
+@app.command()
+@verb
+def spectra(
+    model: MODEL,
+    layers: Annotated[
+        str, typer.Option(metavar="GLOB", help="which: a glob, a role (role:down), or several with commas")
+    ] = "*",
+    recipe: RECIPE = None,
+    calibration: CALIBRATION = None,
+    as_json: JSON = False,
+) -> Report:
+    """Singular values, ranks and heavy-tail fits of the weights, before and after a recipe."""
+    from .engine import Recipe, collect
+    from .files.load import load
+    from .spectra import COLUMNS
+
+    report = Report()
+    steps = Recipe.load(recipe) if recipe else Recipe()
+    found = load(model)
+    chosen = found.select(layers)
+    planned = make_plan(report, found, steps, {layer.name for layer in chosen})
+    work = {entry.layer.name: entry.methods for entry in planned.work}
+    batches = calibration_batches(report, found, planned, calibration)
+    untouched = {"method": "", "edge": None, "lost": None, "after": None} if steps else {}
+    records = []
+    with progress("spectra") as tell:
+        needy = [entry.layer for entry in planned.work if any(m.needs for m in entry.methods)]
+        statistics = {} if batches is None else collect(found, needy, planned.needs, batches)
+        for done, layer in enumerate(chosen):
+            tell(done, len(chosen), layer.name)
+            row = spectrum_record(found, layer, work.get(layer.name, ()), statistics.get(layer.name))
+            records.append({"name": layer.name, "role": layer.role, "block": layer.block, **untouched, **row})
+    columns = ["name", "M", "N", "alpha", "D", "sigma", "xmin", "log_norm", "stable_rank", "matrix_rank"]
+    columns += ["effective_rank", *(["method", "edge", "lost", "alpha after"] if steps else []), "status"]
+    rows = [{**r, "alpha after": (r.get("after") or {}).get("alpha")} for r in records]
+    shown = [*columns[3:10], *(["effective_rank"] if not steps else [])]
+    caption = "\n".join(f"{name}: {COLUMNS[name]}" for name in shown)
+    if steps:
+        caption += "\nedge: largest singular value of white noise with the error's variance; lost: those of w under it"
+    report.document = {"layers": records, **(left_out(planned) if steps else {})}
+    report.tables = [Table(f"Spectra of {found.name}", rows, columns, caption)]
+    return report
+
+
+@app.command()
+@verb
+def speed(
+    kernel: Annotated[str, typer.Option(metavar="GLOB", help="which kernels")] = "*",
+    shape: Annotated[str, typer.Option(metavar="MxNxK", help="of C[M,N] = A[M,K] B[K,N]")] = "512x512x512",
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="keep the document here, as JSON")
+    ] = None,
+    as_json: JSON = False,
+) -> Report:
+    """Check, compile and time the kernels of one matrix product."""
+    from . import speed
+
+    with progress("timing") as tell:
+        frame = speed.measure(shape, kernel, progress=tell)
+    document = speed.document(frame)
+    if record is not None:
+        speed.record(frame, record)
+    columns = [
+        "kernel",
+        "device",
+        "shape",
+        "bits",
+        "seconds",
+        "gflops",
+        "ratio",
+        "baseline",
+        "relative_error",
+    ]
+    columns += ["registers", "shared_bytes", "where", "note"]
+    caption = "\n".join(f"{name}: {speed.COLUMNS[name]}" for name in ("seconds", "gflops", "ratio"))
+    return Report(document, [Table("Kernels", document["kernels"], columns, caption)])
+
+
+def main() -> None:
+    """The command `workbench`."""
+    # Libraries keep their advice to themselves; what matters of it is said in the shell's own words.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    app(prog_name="workbench")
+
+
+if __name__ == "__main__":
+    main()

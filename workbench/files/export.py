@@ -1,0 +1,158 @@
+"""Export: a changed model as a checkpoint that loads wherever the original does.
+
+The weights are written in the dtypes of the original, each changed one at the values that its codes stand for
+("fake quantized"): what was measured on the bench is what an engine runs. Everything else, biases and norms, the
+configuration and the tokenizer, is the original's. One tensor is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import Refused, near
+from ..model import Layer, Model, Source, TensorInfo
+from .content import at
+from .save import check_target, save_safetensors, writing_folder
+
+if TYPE_CHECKING:
+    import os
+
+    from ..engine import Recipe, Variant
+
+FORMATS = {"safetensors": "float weights in the stored dtypes, changed ones at the values of their codes"}
+# What belongs to a checkpoint beside its weights. Its card does not: the export writes its own.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "*processor_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def export(
+    subject: Variant | Model,
+    folder: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    format: str = "safetensors",
+    step: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> dict[str, Any]:
+    """Write a variant, or a model with overlays, to the new folder; {"folder", "format", "bytes"} of it.
+
+    `recipe` is what the card says was done; a variant knows its own. `step(done, total, tensor)` is called before
+    each tensor and may raise to stop. Refused, and nothing left behind: a folder that is not empty, an unknown
+    format, too little space, a checkpoint that is packed already.
+    """
+    model = subject if isinstance(subject, Model) else subject.model
+    if recipe is None and not isinstance(subject, Model):
+        recipe = subject.recipe
+    check_export(model, folder, format)
+    with writing_folder(folder, _forecast(model)) as part:
+        source = _Changed(model, step)
+        metadata = {"recipe": recipe.to_yaml()} if recipe else {}
+        save_safetensors(source, part / "model.safetensors", metadata)
+        _copy_companions(model, part)
+        if recipe is not None:
+            recipe.save(part / "recipe.yaml")
+        label = (lambda name: "") if isinstance(subject, Model) else subject.method_label
+        (part / "README.md").write_text(_card(model, recipe, label), "utf-8")
+        size = sum(file.stat().st_size for file in part.iterdir())
+    return {"folder": str(folder), "format": format, "bytes": size}
+
+
+def check_export(model: Model, folder: str | os.PathLike[str], format: str = "safetensors") -> None:
+    """Refused, before any work, for what `export` would refuse at its end."""
+    if format not in FORMATS:
+        raise Refused(f"no export format is called {format!r}{near(format, FORMATS)}")
+    if "quantization_config" in model.config:
+        raise Refused(
+            f"{model.name} is packed already (quantization_config in config.json): export the float model that "
+            "it was made from"
+        )
+    check_target(folder, _forecast(model))
+
+
+class _Changed(Source):
+    """The base's tensors with the overlays in place of theirs, made when they are read."""
+
+    def __init__(self, model: Model, step: Callable[[int, int, str], None]):
+        self._model, self._step, self._done = model, step, 0
+        self._layers: dict[str, Layer] = {model.layer(n).tensor: model.layer(n) for n in model.overlays}
+        self.origin = model.source.origin
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._model.source.tensors()
+
+    def read(self, name: str) -> Tensor:
+        self._step(self._done, len(self), name)
+        self._done += 1
+        layer = self._layers.get(name)
+        if layer is None:
+            return self._model.source.read(name)
+        # A tied weight is one tensor in the checkpoint, so the other names follow by themselves.
+        return layer.to_tensor(self._model.weight(layer.name)).to(layer.dtype)
+
+
+def _companions(model: Model) -> Iterator[Path]:
+    if model.folder is None:
+        return
+    for pattern in COMPANIONS:
+        yield from (file for file in model.folder.glob(pattern) if file.is_file())
+
+
+def _copy_companions(model: Model, part: Path) -> None:
+    """The files of the original's folder; of a module in memory its configuration and tokenizer."""
+    for file in _companions(model):
+        try:
+            shutil.copyfile(file, part / file.name)
+        except PermissionError as error:
+            raise Refused(f"{at(file)} cannot be read: {error.strerror}; check its permissions") from error
+    if model.folder is None and model.config:
+        (part / "config.json").write_text(json.dumps(model.config, indent=1, default=str) + "\n", "utf-8")
+    if model.folder is None and model.task == "language":
+        try:
+            model.runner.tokenizer.save_pretrained(part)
+        except (Refused, AttributeError):
+            pass  # it came without one, or with one of its own kind
+
+
+def _forecast(model: Model) -> int:
+    weights = sum(info.nbytes for info in model.source.tensors().values())
+    return weights + sum(file.stat().st_size for file in _companions(model)) + 2**20
+
+
+def _card(model: Model, recipe: Recipe | None, label: Callable[[str], str]) -> str:
+    """README.md of the export: what was done to which layer, and what it would take packed."""
+    changed = model.overlays
+    lines = [f"# {model.name}: {recipe.label if recipe else 'exported'}", ""]
+    if not changed:
+        return "\n".join([*lines, f"The weights of {model.name}, unchanged.", ""])
+    bits = sum(sum(cw.storage_bits().values()) for cw in changed.values())
+    count = sum(model.layer(name).parameters for name in changed)
+    lines += [
+        f"{len(changed)} of {len(model.layers)} layers of {model.name} were changed.",
+        "Their weights are stored in the dtypes of the original at the values that their codes stand for, so this",
+        "checkpoint loads wherever the original does, is as large, and answers as the compressed model would,",
+        "up to the rounding of the stored dtype.",
+        f"Packed, the changed layers would take {bits / count:.3f} bits per weight, with scales, zeros and masks.",
+        "",
+    ]
+    if recipe is not None:
+        lines += ["The recipe (recipe.yaml):", "", "```yaml", recipe.to_yaml().rstrip(), "```", ""]
+    lines += ["| layer | method | bits per weight |", "|---|---|---|"]
+    lines += [f"| {name} | {label(name)} | {cw.bits_per_weight:.3f} |" for name, cw in changed.items()]
+    return "\n".join([*lines, "", f"The licence is that of {model.name}.", ""])

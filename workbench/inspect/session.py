@@ -1,0 +1,350 @@
+"""Session: what is on the bench, without a widget. The bench is a view of it; a script can drive it as well.
+
+It holds the model, the selected layer, the method with its parameters, and the tree of variants. Everything a
+person does at the bench is a call here, and `code()` writes the Python of what is on the screen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engine import History, Plan, Recipe, Step, Variant, apply, collect, plan
+from ..engine.variant import compress
+from ..errors import Refused
+from ..grid import CompressedWeight
+from ..jobs import Cancelled, Job
+from ..measure import Evaluation, Quality, error_cells, evaluation
+from ..methods import METHODS, Method, Statistics, parse_method
+from ..model import Layer, Model
+from .error_map import ErrorMap
+from .tables import measured
+
+LIVE_TOKENS = 1024  # tokens (or images) that the effect of one layer is measured on while a slider moves
+LIVE_PARAMETERS = 30_000_000  # beyond this a model does not run at every move of a slider
+MAP_ROWS = 128  # rows of each layer that the map's live error is estimated from
+MAP_MEASURES: dict[str, str] = {
+    "method": "relative error of the method on the bench, from 128 rows of each layer",
+    "variant": "relative error of the active variant",
+    "bits": "bits per weight of the active variant",
+    "rms": "root mean square of the weights",
+    "parameters": "number of weights",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of the selected layer under the method on the bench, stage by stage: the numbers come with
+    `exact`, the effect on the model with `effect`."""
+
+    layer: str
+    method: Method
+    compressed: CompressedWeight | None = None
+    numbers: dict[str, float | None] = field(default_factory=dict)
+
+
+class Session:
+    """A model on the bench. `layer`, `method` and `selector` are set by assignment; variants by `apply`.
+
+    `data` is what quality is measured on; by default the embedded held-out data. Where the model cannot be run
+    `why_not` says so, and everything that needs no run works all the same.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Evaluation | None = None,
+        layer: str | None = None,
+        method: Method | None = None,
+    ):
+        if not model.layers:
+            raise Refused(f"{model.name} has no weight matrices: nothing to put on the bench")
+        self.model = model.base
+        self._data = data
+        self.history = History(Variant(self.model, Recipe()))
+        self.method: Method = method or METHODS["rtn"]()
+        self.selector = "*"
+        self._layer = model.layer(layer).name if layer else _first_choice(model).name
+        self._maps: dict[str, ErrorMap] = {}
+        self._statistics: dict[str, Statistics] = {}
+        self.job: Job | None = None
+
+    # What is selected
+
+    @property
+    def layer(self) -> Layer:
+        return self.model.layer(self._layer)
+
+    @layer.setter
+    def layer(self, name: str | Layer) -> None:
+        self._layer = self.model.layer(name.name if isinstance(name, Layer) else name).name
+
+    @property
+    def error_map(self) -> ErrorMap:
+        """The map of the selected layer; kept for the last one, as a layer of a large model is large."""
+        if self._layer not in self._maps:
+            w = self.model.base_weight(self._layer)
+            self._maps = {self._layer: ErrorMap(w, name=self._layer)}
+        return self._maps[self._layer]
+
+    # What the model does
+
+    @cached_property
+    def why_not(self) -> str:
+        """Why the model cannot be measured, in one sentence; empty where it can."""
+        try:
+            _ = self.data
+        except Refused as reason:
+            return str(reason)
+        return ""
+
+    @property
+    def data(self) -> Evaluation:
+        if self._data is None:
+            self._data = evaluation(self.model)
+        return self._data
+
+    @cached_property
+    def quality(self) -> Quality:
+        return Quality(self.model, self.data)
+
+    @cached_property
+    def _live_quality(self) -> Quality:
+        few = max(1, LIVE_TOKENS // (1 if self.data.labels is not None else self.data.inputs.shape[1]))
+        labels = None if self.data.labels is None else self.data.labels[:few]
+        return Quality(
+            self.model, Evaluation(self.data.inputs[:few], labels, self.data.what, self.data.batch)
+        )
+
+    @property
+    def runs_live(self) -> bool:
+        """Whether the model is small enough to be run at every move of a slider."""
+        return not self.why_not and self.model.parameters <= LIVE_PARAMETERS
+
+    def statistics(self, layer: Layer, needs: frozenset[str]) -> Statistics:
+        """Statistics of a layer's input over the calibration data, collected when first needed."""
+        known = self._statistics.get(layer.name)
+        if known is None or any(getattr(known, need) is None for need in needs):
+            batches = evaluation(self.model, part="calibration").inputs_only()
+            known = collect(self.model, [layer], needs | {"sample"}, batches).get(layer.name, Statistics())
+            self._statistics = {**self._statistics, layer.name: known}
+        return known
+
+    # Live: the selected layer under the method
+
+    def live(self) -> Iterator[Answer]:
+        """Answers in order of their price: numbers of the weight, of the layer's output, of the model.
+
+        The error map of the selected layer shows the compressed weight from the first answer on.
+        """
+        layer, method, shown = self.layer, self.method, self.error_map
+        verdict = method.judge(layer.shape)
+        if verdict.skip:
+            raise Refused(f"{layer.name}: {verdict.skip}")
+        statistics = self.statistics(layer, method.needs) if method.needs else None
+        compressed = compress(shown.w, [method], statistics)
+        shown.change(compressed, error_cells(shown.w, compressed, shown.weight))
+        numbers: dict[str, float | None] = {
+            **shown.errors.numbers,
+            "bits_per_weight": compressed.bits_per_weight,
+            "bytes": compressed.nbytes,
+            "bytes_before": layer.parameters * layer.dtype.itemsize,
+            "sparsity": compressed.sparsity,
+        }
+        yield Answer(layer.name, method, compressed, numbers)
+        if not self.runs_live:
+            return
+        sample = self.statistics(layer, frozenset({"sample"})).sample
+        if sample is not None:
+            numbers = {**numbers, "output_relative_error": _output_error(sample, shown.w, compressed)}
+            yield Answer(layer.name, method, compressed, numbers)
+        effect = self._live_quality.measure({layer.name: compressed})
+        base = self._live_quality.measure()
+        yield Answer(
+            layer.name, method, compressed, {**numbers, **effect, **{f"base_{k}": v for k, v in base.items()}}
+        )
+
+    def map_values(self, measure: str) -> Iterator[dict[str, float | None]]:
+        """Values of all layers for the model map, growing as they become known."""
+        values: dict[str, float | None] = {}
+        for layer in self.model.layers:
+            values[layer.name] = self._map_value(layer, measure)
+            yield values
+
+    def _map_value(self, layer: Layer, measure: str) -> float | None:
+        variant = self.history.variant
+        if measure == "parameters":
+            return float(layer.parameters)
+        if measure == "bits":
+            compressed = variant.weights.get(layer.name)
+            return compressed.bits_per_weight if compressed else layer.dtype.itemsize * 8.0
+        try:
+            if measure == "variant":
+                compressed = variant.weights.get(layer.name)
+                if compressed is None:
+                    return None
+                return error_cells(self.model.base_weight(layer.name), compressed).numbers["relative_error"]
+            w = self._some_rows(layer)
+            if measure == "rms":
+                return float(w.square().mean().sqrt())
+            if self.method.needs or self.method.judge(layer.shape).skip:
+                return None
+            return error_cells(w, self.method.compress(w)).numbers["relative_error"]
+        except Refused:  # NaN weights: the cell is hatched, selecting the layer says why
+            return None
+
+    def _some_rows(self, layer: Layer) -> Tensor:
+        if layer.transposed or len(layer.stored) > 2 or layer.shape[0] <= MAP_ROWS:
+            return self.model.base_weight(layer.name)[:MAP_ROWS]
+        w = self.model.source.rows(layer.tensor, 0, MAP_ROWS).float()
+        if not torch.isfinite(w).all():
+            raise Refused(f"{layer.name} has NaN or infinite weights")
+        return w
+
+    # The model: apply and history
+
+    @property
+    def recipe(self) -> Recipe:
+        """What Apply would make: the active variant's recipe, then the method on the selected layers. Steps that
+        the new one replaces entirely are dropped."""
+        step = Step(self.method, self.selector)
+        kept = [
+            old
+            for old in self.history.variant.recipe
+            if not (old.layers == step.layers and old.method.kind == step.method.kind)
+        ]
+        return Recipe([*kept, step])
+
+    def plan(self) -> Plan:
+        return plan(self.model, self.recipe)
+
+    def apply(self) -> Job:
+        """Apply and measure in a job that is started; the variant is added at the end (a partial one after Cancel).
+
+        Raises Refused at once where nothing can be done.
+        """
+        if self.job is not None and self.job.state == "running":
+            raise Refused("an apply is running: cancel it first, or wait for its end")
+        recipe, active = self.recipe, self.history.variant
+        needs = plan(self.model, recipe).needs
+        batches = evaluation(self.model, part="calibration").inputs_only() if needs else None
+
+        def work(job: Job) -> Variant:
+            made = apply(self.model, recipe, calibration=batches, job=job, resume=active)
+            if not made.partial and not self.why_not:
+                try:
+                    made = measured(
+                        made,
+                        self.quality,
+                        lambda done, total: job.step(done, total, f"measuring {done} of {total}"),
+                    )
+                except Cancelled:
+                    job.text = "applied, not measured"
+            if made.weights or made.recipe.steps == ():
+                self.history.add(made)
+            return made
+
+        self.job = Job(work, "apply")
+        return self.job.start()
+
+    def measure_base(self) -> None:
+        """Fill in the measures of the unchanged model."""
+        base = self.history.nodes[0].variant
+        if not base.measures and not self.why_not:
+            self.history.replace(0, measured(base, self.quality))
+
+    # Out of the bench
+
+    def code(self) -> str:
+        """The Python of what is on the screen: load, the layer under the method, the active variant, its measures."""
+        where = self.model.folder if not _is_embedded(self.model) else None
+        target = self.model.name if where is None else os.fspath(where)
+        lines = [
+            "import workbench as wb",
+            "",
+            f"model = wb.load({target!r})",
+            "",
+            "# the layer on the bench",
+            f"method = wb.{self.method!r}",
+            f"errors = wb.inspect.layer(model, {self._layer!r}, method)",
+            "print(errors.to_string(index=False))",
+        ]
+        variant = self.history.variant
+        if variant.recipe.steps:
+            steps = ", ".join(_qualified(step) for step in variant.recipe)
+            lines += [
+                "",
+                "# the active variant",
+                f"variant = wb.apply(model, wb.Recipe([{steps}]))",
+            ]
+            if not self.why_not:
+                lines += ["measures = wb.inspect.model(variant)", "print(measures.to_string(index=False))"]
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: str | os.PathLike = "session.json") -> Path:
+        """Write what is needed to come back after the kernel has ended: model, layer, method, recipes."""
+        target = Path(path)
+        state = {
+            "model": self.model.name
+            if _is_embedded(self.model)
+            else os.fspath(self.model.folder or self.model.name),
+            "layer": self._layer,
+            "method": repr(self.method),
+            "variants": [v.recipe.to_yaml() for v in self.history.variants[1:]],
+        }
+        beside = target.with_name(target.name + ".part")
+        beside.write_text(json.dumps(state, indent=1) + "\n", "utf-8")
+        os.replace(beside, target)
+        return target
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike = "session.json") -> Session:
+        """The session that `save` wrote; its variants are applied again (in the order they were made)."""
+        from ..files.load import load
+
+        try:
+            state = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refused(f"the session {os.fspath(path)} cannot be read: {error}") from None
+        session = cls(load(state["model"]), layer=state["layer"], method=parse_method(state["method"]))
+        for text in state["variants"]:
+            made = apply(session.model, Recipe.from_yaml(text, os.fspath(path)))
+            session.history.add(made if session.why_not else measured(made, session.quality))
+        return session
+
+
+def _first_choice(model: Model) -> Layer:
+    """What to put on the bench first: a feed-forward matrix in the middle of the network."""
+    blocks = [layer.block for layer in model.layers if layer.block is not None]
+    middle = sorted(blocks)[len(blocks) // 2] if blocks else None
+    inside = [layer for layer in model.layers if layer.block == middle]
+    return next((layer for layer in inside if layer.role == "down"), inside[0] if inside else model.layers[0])
+
+
+def _output_error(x: Tensor, w: Tensor, compressed: CompressedWeight) -> float | None:
+    """||x (w' - w)^T|| / ||x w^T|| for rows x [n, in]."""
+    output = torch.linalg.vector_norm(x @ w.T)
+    change = torch.linalg.vector_norm(x @ (compressed.dequantize() - w).T)
+    return float(change / output) if output > 0 else math.nan
+
+
+def _is_embedded(model: Model) -> bool:
+    from ..model import zoo
+
+    return (
+        zoo.is_embedded(model.name)
+        and model.folder is not None
+        and model.folder == zoo.embedded(model.name).folder
+    )
+
+
+def _qualified(step: Step) -> str:
+    return f"wb.{step.method!r}" if step.layers == "*" else f"wb.Step(wb.{step.method!r}, {step.layers!r})"

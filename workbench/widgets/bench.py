@@ -1,0 +1,362 @@
+"""Bench: the instrument. A view of a `Session`; every control calls it, every picture comes from it.
+
+Nothing is computed in a callback: the selected layer is worked on by `Latest` (a newer setting replaces an older
+one), Apply by a `Job`. The frame is drawn at once and the rest as it becomes known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import ipywidgets as ipw
+from torch import nn
+
+from ..errors import Refused
+from ..figures import pareto_figure
+from ..inspect import CURVES, MAP_MEASURES, Answer, ErrorMap, Session, Tile
+from ..jobs import Job, Latest
+from ..measure import Evaluation
+from ..methods import Method
+from ..model import Model
+from .controls import MethodControls
+from .error_map import ErrorMapView
+from .header import Header
+from .job_view import JobView
+from .model_map import ModelMap
+from .numbers import layer_numbers, model_numbers
+from .plot import Plot
+from .speed import SpeedView
+
+LIVE_SPECTRUM = 2048  # smaller dimension up to which the spectrum follows the sliders
+MAP_NAMES = {
+    "method": "error of the method",
+    "variant": "error of the variant",
+    "bits": "bits of the variant",
+    "rms": "size of the weights",
+    "parameters": "number of weights",
+}
+
+
+class Bench(ipw.VBox):
+    """The bench for a model: `Bench("tiny-llama")`, or anything that `workbench.load` takes, or a Session.
+
+    `session` is the headless object behind it, which scripts may drive and read; `data` is what quality is
+    measured on.
+    """
+
+    def __init__(
+        self,
+        model: Model | Session | str | os.PathLike | nn.Module,
+        data: Evaluation | None = None,
+        layer: str | None = None,
+        method: Method | None = None,
+    ):
+        if not isinstance(model, Model | Session):
+            from ..files.load import load
+
+            model = load(model)
+        self.session = model if isinstance(model, Session) else Session(model, data, layer, method)
+        self.theme = "light"
+        self._build()
+        self._connect()
+        super().__init__([self.header, self.frame, self.tried])
+        self.add_class("wb-bench")
+        self._show_history()
+        self._select()
+        self._set_method(self.session.method)
+        self._background.request("base")
+
+    # The frame
+
+    def _build(self) -> None:
+        session = self.session
+        self.header = Header(self._act)
+        self.map_choice = ipw.Dropdown(
+            options=[(name, key) for key, name in MAP_NAMES.items()], value="method"
+        )
+        self.map_choice.tooltip = "what the map's colours mean"
+        self.map = ModelMap(session.model, session.layer.name)
+        self.layer_info = ipw.HTML()
+        self.map_view = ErrorMapView(height=220)
+        self.curve_choice = ipw.ToggleButtons(options=[*CURVES, "speed"], value="spectrum")
+        self.curve_choice.style.button_width = "auto"
+        self.plot = Plot(height=176)
+        self.speed = SpeedView()
+        self.controls = MethodControls(session.method, self._set_method)
+        self.numbers = ipw.HTML()
+        self.selector = ipw.Combobox(
+            options=self._selectors(),
+            value="*",
+            description="apply to",
+            ensure_option=False,
+            continuous_update=False,
+        )
+        self.plan = ipw.HTML()
+        self.apply = ipw.Button(
+            description="Apply", button_style="primary", tooltip="to the model, as a new variant"
+        )
+        self.job = JobView()
+        self.pareto = Plot(height=180)
+        left = _column("wb-left", self.map_choice, self.map, self.layer_info)
+        middle = _column("wb-middle", self.map_view, self.curve_choice, self.plot, self.speed)
+        right = _column(
+            "wb-right", self.controls, self.numbers, self.selector, self.apply, self.job, self.plan
+        )
+        self.frame = ipw.Box([left, middle, right])
+        self.frame.add_class("wb-frame")
+        caption = ipw.HTML(
+            "<span>tried</span> bits per weight against KL, one mark a variant; click to go there"
+        )
+        caption.add_class("wb-tried-caption")
+        self.tried = _column("wb-tried", caption, self.pareto)
+        for widget, name in (
+            (self.curve_choice, "wb-curves"),
+            (self.numbers, "wb-numbers"),
+            (self.layer_info, "wb-layer-info"),
+            (self.map_choice, "wb-map-choice"),
+            (self.selector, "wb-selector"),
+            (self.plan, "wb-plan"),
+            (self.apply, "wb-apply"),
+        ):
+            widget.add_class(name)
+
+    def _connect(self) -> None:
+        self._live = Latest(self._compute, self._show_live, self._failed, "live")
+        self._curve = Latest(self._compute_curve, self._show_curve, self._failed, "curve")
+        self._colours = Latest(self._compute_map, self._show_map, self._failed, "map")
+        self._planner = Latest(self._compute_plan, self._show_plan, self._plan_failed, "plan")
+        self._background = Latest(self._compute_base, self._show_base, self._failed, "base")
+        self.map.observe(self._picked, "selected")
+        self.map_choice.observe(lambda _change: self._colour(), "value")
+        self.curve_choice.observe(lambda _change: self._draw_curve(), "value")
+        self.selector.observe(self._selector_changed, "value")
+        self.apply.on_click(lambda _button: self._apply())
+        self.header.observe(self._themed, "dark")
+        self.pareto.on_pick(lambda data: self._act("go", data[0]))
+
+    def _selectors(self) -> list[str]:
+        roles = dict.fromkeys(layer.role for layer in self.session.model.layers)
+        return [
+            "*",
+            *(f"role:{role}" for role in roles),
+            *(layer.name for layer in self.session.model.layers),
+        ]
+
+    # The selected layer: live
+
+    def _picked(self, change: dict) -> None:
+        if change["new"] != self.session.layer.name:
+            self.session.layer = change["new"]
+            self._select()
+
+    def _select(self) -> None:
+        layer = self.session.layer
+        self.map.selected = layer.name
+        dtype = str(layer.dtype).removeprefix("torch.")
+        note = f"<div>{escape(layer.note)}</div>" if layer.note else ""
+        self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{layer.shape[0]} × {layer.shape[1]} · {dtype} · role {layer.role}</div>{note}"
+        self.speed.look((16, layer.shape[0], layer.shape[1]))
+        self._update()
+
+    def _set_method(self, method: Method) -> None:
+        self.session.method = method
+        self._update()
+        if self.map_choice.value == "method":
+            self._colour()
+        self._planner.request(None)
+
+    def _update(self) -> None:
+        self.numbers.add_class("wb-stale")
+        self._live.request(None)
+
+    def _compute(self, _request: Any) -> Iterator[ErrorMap | Tile | Answer]:
+        shown = self.session.error_map
+        method = self.session.method
+        if self.map_view.error_map is not shown:
+            yield shown
+        elif not method.needs and not method.judge(shown.shape).skip:
+            yield from shown.previewed(method, None, *self.map_view.asked)
+        yield from self.session.live()
+
+    def _show_live(self, part: ErrorMap | Tile | Answer) -> None:
+        if isinstance(part, Tile):
+            self.map_view.send_tile(part)
+        elif isinstance(part, ErrorMap):
+            self.map_view.show(part)
+        else:
+            if "output_relative_error" not in part.numbers:  # the first answer: the weight has just changed
+                self.map_view.refresh()
+                self._draw_curve()
+            self.controls.refuse("")
+            self.numbers.value = layer_numbers(part.numbers, self.session.why_not if self._knows_why else "")
+            if "kl" in part.numbers or not self._runs_live:
+                self.numbers.remove_class("wb-stale")
+
+    @property
+    def _knows_why(self) -> bool:
+        # Asking would tokenize the evaluation text in a callback: only say what is known.
+        return "why_not" in self.session.__dict__
+
+    @property
+    def _runs_live(self) -> bool:
+        return not self._knows_why or self.session.runs_live
+
+    def _failed(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        self.controls.refuse(text)
+
+    # The lower view
+
+    def _draw_curve(self) -> None:
+        speed = self.curve_choice.value == "speed"
+        self.plot.layout.display = "none" if speed else None
+        self.speed.layout.display = None if speed else "none"
+        if not speed:
+            self._curve.request(self.curve_choice.value)
+
+    def _compute_curve(self, kind: str) -> Any:
+        shown = self.session.error_map
+        if kind == "spectrum" and min(shown.shape) > LIVE_SPECTRUM:
+            raise Refused(
+                f"{shown.name} is {shown.shape[0]} x {shown.shape[1]}: its spectrum takes minutes; "
+                "ask for it with wb.Spectrum(w, compressed).figure()"
+            )
+        curve = CURVES[kind](shown.w, shown.compressed, shown.name)
+        return curve.figure(theme=self.theme)
+
+    def _show_curve(self, figure: Any) -> None:
+        self.plot.show(figure)
+
+    # The map of the model
+
+    def _colour(self) -> None:
+        self.map.caption = MAP_MEASURES[self.map_choice.value]
+        self._colours.request(self.map_choice.value)
+
+    def _compute_map(self, measure: str) -> Iterator[dict[str, float | None]]:
+        values: dict[str, float | None] = {}
+        every = max(1, len(self.session.model.layers) // 12)
+        for values in self.session.map_values(measure):
+            if len(values) % every == 0 and self._colours.outdated:
+                return
+        yield dict(values)
+
+    def _show_map(self, values: dict[str, float | None]) -> None:
+        self.map.values = values
+
+    # The model: plan, apply, history
+
+    def _selector_changed(self, change: dict) -> None:
+        self.session.selector = change["new"] or "*"
+        self._planner.request(None)
+
+    def _compute_plan(self, _request: Any) -> list[str]:
+        return self.session.plan().describe()
+
+    def _show_plan(self, lines: list[str]) -> None:
+        self.apply.disabled = False
+        rest = (
+            f"<details><summary>why</summary>{'<br>'.join(map(escape, lines[1:]))}</details>"
+            if lines[1:]
+            else ""
+        )
+        self.plan.value = f"{escape(lines[0])}{rest}"
+
+    def _plan_failed(self, error: Exception) -> None:
+        self.apply.disabled = True
+        self.plan.value = f"<span class='wb-error' role='alert'>{escape(str(error))}</span>"
+
+    def _apply(self) -> None:
+        try:
+            job = self.session.apply()
+        except Refused as reason:
+            self._plan_failed(reason)
+            return
+        self.apply.disabled = True
+        self.job.watch(job, self._applied)
+
+    def _applied(self, job: Job) -> None:
+        self.apply.disabled = False
+        if job.state == "failed":
+            self._plan_failed(job.error or RuntimeError("failed"))  # type: ignore[arg-type]
+        self._show_history()
+
+    def _act(self, action: str, value: Any = None) -> None:
+        history = self.session.history
+        if action == "go":
+            history.go(int(value))
+        elif action == "undo":
+            history.undo()
+        elif action == "redo":
+            history.redo()
+        else:
+            return
+        last = history.variant.recipe.steps[-1:]
+        if last:
+            self.controls.set(last[0].method)
+            self._set_method(last[0].method)
+        self._show_history()
+
+    def _show_history(self) -> None:
+        history, model = self.session.history, self.session.model
+        chips = []
+        for index, variant in enumerate(history.variants):
+            name = "base" if index == 0 else f"v{index} {variant.label}"
+            chips.append({"label": _shortened(name), "title": f"{name}\n{model_numbers(variant.measures)}"})
+        with self.header.hold_sync():
+            self.header.title = model.name
+            self.header.detail = f"{len(model.layers)} layers · {model.parameters / 1e6:.2f} M weights"
+            self.header.chips, self.header.active = chips, history.active
+            self.header.numbers = model_numbers(history.variant.measures)
+            self.header.can_undo, self.header.can_redo = history.can_undo, history.can_redo
+        self._show_code()
+        self._show_pareto()
+        if self.map_choice.value in ("variant", "bits"):
+            self._colour()
+        self._planner.request(None)
+
+    def _show_pareto(self) -> None:
+        history, points, active = self.session.history, [], None
+        for index, variant in enumerate(history.variants):
+            if "kl" not in variant.measures:
+                continue
+            if index == history.active:
+                active = len(points)
+            m = variant.measures
+            hover = f"{escape(variant.label)}<br>{model_numbers(m)}"
+            points.append(
+                {"index": index, "short": "base" if index == 0 else f"v{index}", "hover": hover,
+                 "bits_per_weight": m["bits_per_weight"], "kl": m["kl"]}
+            )  # fmt: skip
+        self.pareto.show(pareto_figure(points, active, theme=self.theme))
+
+    def _show_code(self) -> None:
+        self.header.code = self.session.code()
+
+    def _compute_base(self, _request: Any) -> str:
+        if self.session.runs_live:
+            self.session.measure_base()
+        return self.session.why_not
+
+    def _show_base(self, why_not: str) -> None:
+        self._show_history()
+        if why_not:
+            self._update()
+
+    def _themed(self, change: dict) -> None:
+        self.theme = "dark" if change["new"] else "light"
+        self._draw_curve()
+        self._show_pareto()
+
+
+def _column(name: str, *children: ipw.Widget) -> ipw.VBox:
+    box = ipw.VBox(list(children))
+    box.add_class(name)
+    return box
+
+
+def _shortened(text: str, most: int = 34) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
