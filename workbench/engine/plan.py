@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from ..errors import Refused
-from ..grid.detect import find_grid, sample_rows
+from ..grid.detect import FoundGrid, find_grid, sample_rows
 from ..methods import Method
 from ..model import Layer, Model
 from .recipe import Recipe
@@ -117,12 +120,12 @@ def _judged(model: Model, layer: Layer, methods: list[Method]) -> PlannedLayer:
     skips, notes, kept = [], [], []
     if layer.tied:
         notes.append(f"tied: {layer.name} and {', '.join(layer.tied)} change together")
-    found = _grid_of(model, layer) if any(m.kind == "quantize" for m in methods) else None
+    sample, found = _grid_of(model, layer) if any(m.kind == "quantize" for m in methods) else (None, None)
     for method in methods:
         verdict = method.judge(layer.shape)
         reason = verdict.skip
-        if found is not None and method.kind == "quantize":
-            if _nothing_to_do(method, found, layer):
+        if sample is not None and found is not None and method.kind == "quantize":
+            if not reason and _changes_nothing(method, sample):
                 reason = reason or f"{found}: {method.label} would change nothing"
             else:
                 notes.append(f"{found}: comparisons on them mislead")
@@ -138,21 +141,27 @@ def _judged(model: Model, layer: Layer, methods: list[Method]) -> PlannedLayer:
     return PlannedLayer(layer, skip="; ".join(skips), notes=tuple(notes))
 
 
-def _grid_of(model: Model, layer: Layer):
+def _grid_of(model: Model, layer: Layer) -> tuple[Tensor | None, FoundGrid | None]:
+    """A few rows of the layer, and the grid that they lie on."""
     if layer.name in model.overlays:
-        return None
+        return None, None
     rows = sample_rows(layer.shape[0])
     if layer.transposed or len(layer.stored) > 2:
         sample = layer.to_matrix(model.source.read(layer.tensor))[rows]
     else:
         # A few consecutive rows are one read of the file; spread ones would touch every page.
         sample = model.source.rows(layer.tensor, 0, len(rows))
-    return find_grid(sample)
+    return sample, find_grid(sample)
 
 
-def _nothing_to_do(method: Method, found, layer: Layer) -> bool:
-    bits, size = getattr(method, "bits", None), getattr(method, "group_size", -1)
-    if bits is None or 2**bits < found.levels:
+def _changes_nothing(method: Method, sample: Tensor) -> bool:
+    """Whether rows that lie on a grid lie on the method's own: rounded again, they move by less than a tenth of a
+    step (the scale is stored anew). A scale shared by all rows cannot be told from a sample: it is new."""
+    if method.needs or not torch.isfinite(sample).all():
         return False
-    whole_row = size == -1 or size >= layer.shape[1]
-    return found.block == layer.shape[1] if whole_row else found.block % size == 0
+    rows = sample.float().contiguous()
+    made = method.compress(rows)
+    if made.scale is None or made.blocks.rows > 1:
+        return False
+    moved = (made.dequantize() - rows).abs() > 0.1 * made.blocks.expand(made.scale.float()).abs()
+    return moved.float().mean().item() < 0.01

@@ -84,10 +84,11 @@ class Recipe:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
-            raise Refused(f"{where}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+            reason = getattr(error, "problem", None) or " ".join(str(error).split())
+            raise Refused(f"{where}{line}: not YAML ({reason})") from None
         if not isinstance(root, yaml.MappingNode):
             raise Refused(f"{where}: a recipe is a mapping with the key 'steps', a list of methods")
-        keys = {key.value: (key, value) for key, value in root.value}
+        keys = {_word(key): (key, value) for key, value in root.value}
         unknown = [key for key in keys if key != "steps"]
         if unknown or "steps" not in keys:
             word, line = (unknown[0], keys[unknown[0]][0].start_mark.line + 1) if unknown else ("steps", 1)
@@ -125,12 +126,18 @@ def _step(node: yaml.Node, where: str) -> Step:
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key, value in node.value:
-        values[str(key.value)] = loader.construct_object(value, deep=True)
-        lines[str(key.value)] = key.start_mark.line + 1
+        lines[_word(key)] = key.start_mark.line + 1
+        try:
+            values[_word(key)] = loader.construct_object(value, deep=True)
+        except (yaml.YAMLError, ValueError) as error:  # a tag that names an object, a date that is none
+            reason = getattr(error, "problem", None) or error
+            raise Refused(
+                f"{where}, line {value.start_mark.line + 1}: not a plain value ({reason})"
+            ) from None
     name, layers = values.pop("method", None), values.pop("layers", "*")
     if name is None:
         raise Refused(f"{where}, line {line}: the step names no method{near('', METHODS)}")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise Refused(
             f"{where}, line {lines['method']}: no method is called {name!r}{near(str(name), METHODS)}"
         )
@@ -146,6 +153,11 @@ def _step(node: yaml.Node, where: str) -> Step:
         # The line of the field that the message names, else of the step.
         named = [lines[key] for key in values if f"'{key}'" in str(error) or f" {key} =" in str(error)]
         raise Refused(f"{where}, line {named[0] if named else line}: {error}") from None
+
+
+def _word(key: yaml.Node) -> str:
+    """A key as it is said in messages."""
+    return str(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

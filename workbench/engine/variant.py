@@ -73,7 +73,7 @@ def apply(
     todo = [name for name in work if name not in methods]
     partial = False
     try:
-        statistics = _calibrate(model, planned, calibration, job)
+        statistics = _calibrate(model, planned, todo, calibration, job)
         for done, name in enumerate(todo):
             if job is not None:
                 job.step(done, len(todo), name)
@@ -104,20 +104,22 @@ def compress(w: Tensor, methods: Iterable[Method], statistics: Statistics | None
 
 
 def _calibrate(
-    model: Model, planned: Plan, batches: Iterable[Tensor] | None, job: Job | None
+    model: Model, planned: Plan, todo: list[str], batches: Iterable[Tensor] | None, job: Job | None
 ) -> dict[str, Statistics]:
-    if not planned.needs:
+    """Statistics of the layers that are still to do and whose methods need them."""
+    listening = [p for p in planned.work if p.layer.name in todo and any(m.needs for m in p.methods)]
+    layers = [entry.layer for entry in listening]
+    if not layers:
         return {}
     if batches is None:
         raise Refused(
             f"{planned.recipe.label} needs {', '.join(sorted(planned.needs))} of the inputs: give calibration"
         )
-    layers = [entry.layer for entry in planned.work if any(m.needs for m in entry.methods)]
     listed = list(batches)
 
     def step(done: int) -> None:
         if job is not None:
-            job.step(0, len(planned.work), f"calibrating {done} of {len(listed)}")
+            job.step(0, len(todo), f"calibrating {done} of {len(listed)}")
 
     found = collect(model, layers, planned.needs, listed, step)
     missing = [layer.name for layer in layers if layer.name not in found]

@@ -80,6 +80,7 @@ def spectrum_figure(
     figure.update_yaxes(
         title_text="singular value", type="log", range=[np.log10(low * 0.8), np.log10(high * 1.15)],
         dtick="D2" if narrow else 1,
+        tickformat=".2~g",
     )  # fmt: skip
     figure.update_xaxes(dtick=1)
     caption = (

@@ -33,6 +33,7 @@ class Job:
         self.error: BaseException | None = None
         self.started = self.ended = 0.0
         self._cancel = threading.Event()
+        self._stopped = False  # whether a step has raised Cancelled
         self._finished = threading.Event()
         self._listeners: list[Callable[[Job], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,6 +70,7 @@ class Job:
     def step(self, done: int, total: int, text: str = "") -> None:
         """Called by the work between its parts; raises Cancelled if it was asked to stop."""
         if self._cancel.is_set():
+            self._stopped = True
             raise Cancelled(self.name)
         self.done, self.total, self.text = done, total, text
         self._tell()
@@ -106,7 +108,8 @@ class Job:
         try:
             self.result = self._work(self)
             # Work that keeps its finished parts returns after a Cancel: it is still a cancelled job.
-            self.state = "cancelled" if self._cancel.is_set() and self.done < self.total else "done"
+            early = self._cancel.is_set() and self.done < self.total
+            self.state = "cancelled" if self._stopped or early else "done"
         except Cancelled as stop:
             self.state, self.error = "cancelled", stop
         except BaseException as error:  # the thread must end in a state that somebody can read

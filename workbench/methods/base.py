@@ -199,7 +199,6 @@ def _explain(method: type[Method], error: ValidationError) -> str:
         return f"{method.name}: {first['msg'].removeprefix('Value error, ')}"
     bounds = known[where].bounds
     message = first["msg"].removeprefix("Value error, ")
-    detail = (
-        f"take {bounds}" if bounds and first["type"] != "value_error" else message
-    )  # a validator says it better
+    # A validator of the method's own says more than the bounds.
+    detail = f"take {bounds}" if bounds and first["type"] != "value_error" else message
     return f"{method.name}: {where} = {first['input']!r} is not possible: {detail}"

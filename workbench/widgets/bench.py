@@ -60,6 +60,7 @@ class Bench(ipw.VBox):
             model = load(model)
         self.session = model if isinstance(model, Session) else Session(model, data, layer, method)
         self.theme = "light"
+        self._numbers: dict[str, float | None] = {}
         self._build()
         self._connect()
         super().__init__([self.header, self.frame, self.tried])
@@ -157,7 +158,8 @@ class Bench(ipw.VBox):
         self.map.selected = layer.name
         dtype = str(layer.dtype).removeprefix("torch.")
         note = f"<div>{escape(layer.note)}</div>" if layer.note else ""
-        self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{layer.shape[0]} × {layer.shape[1]} · {dtype} · role {layer.role}</div>{note}"
+        facts = f"{layer.shape[0]} × {layer.shape[1]} · {dtype} · role {layer.role}"
+        self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{facts}</div>{note}"
         self.speed.look((16, layer.shape[0], layer.shape[1]))
         self._update()
 
@@ -191,7 +193,9 @@ class Bench(ipw.VBox):
                 self.map_view.refresh()
                 self._draw_curve()
             self.controls.refuse("")
-            self.numbers.value = layer_numbers(part.numbers, self.session.why_not if self._knows_why else "")
+            # What is still being measured keeps its last value, in grey.
+            self._numbers = {**self._numbers, **part.numbers}
+            self.numbers.value = layer_numbers(self._numbers, self.session.why_not if self._knows_why else "")
             if "kl" in part.numbers or not self._runs_live:
                 self.numbers.remove_class("wb-stale")
 
@@ -233,8 +237,8 @@ class Bench(ipw.VBox):
     # The map of the model
 
     def _colour(self) -> None:
-        self.map.caption = MAP_MEASURES[self.map_choice.value]
-        self._colours.request(self.map_choice.value)
+        self.map.caption = MAP_MEASURES[str(self.map_choice.value)]
+        self._colours.request(str(self.map_choice.value))
 
     def _compute_map(self, measure: str) -> Iterator[dict[str, float | None]]:
         values: dict[str, float | None] = {}

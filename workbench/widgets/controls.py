@@ -36,7 +36,7 @@ class MethodControls(ipw.VBox):
         self.more.observe(lambda _change: self._arrange(), "value")
         self.error = ipw.HTML()
         self.error.add_class("wb-error")
-        self.fields: dict[str, ipw.Widget] = {}
+        self.fields: dict[str, Any] = {}
         self._parameters: dict[str, Parameter] = {}
         self.choice.observe(self._switched, "value")
         super().__init__()
@@ -98,7 +98,7 @@ class MethodControls(ipw.VBox):
         self._hear(self.method)
 
 
-def _control(parameter: Parameter, value: Any) -> ipw.Widget:
+def _control(parameter: Parameter, value: Any) -> ipw.ValueWidget:
     """The control of one parameter: a slider where it is bounded, stops where those are named, else a choice."""
     label = parameter.name.replace("_", " ")
     common = {"description": label, "tooltip": f"{parameter.name}: {parameter.help}", "layout": _WIDE}

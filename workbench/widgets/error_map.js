@@ -230,8 +230,9 @@ function render({ model, el }) {
     const code = m.kept === false ? "pruned" : m.code === null ? "" : `code ${m.code}`;
     const zero = m.zero === null ? "" : `zero ${m.zero}`;
     const scale = m.scale === null ? "" : `scale ${format(m.scale)}`;
-    line.textContent = [`row ${m.row}, column ${m.column}`, `w ${format(m.w)} → ${format(m.compressed)}`,
-      `error ${format(m.error)}`, code, scale, zero].filter(Boolean).join(" · ");
+    const parts = [`row ${m.row}, column ${m.column}`, `${format(m.w)} → ${format(m.compressed)}`, code, scale, zero];
+    line.textContent = parts.filter(Boolean).join(" · ");
+    line.title = `weight → compressed weight; error ${format(m.error)}`;
   }
 
   const bar = el.querySelector(".wb-map-views");

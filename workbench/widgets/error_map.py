@@ -108,7 +108,7 @@ class ErrorMapView(anywidget.AnyWidget):
             "unit": tile.unit,
             "exact": tile.exact,
         }
-        self.send(head, [memoryview(tile.values).cast("B")])
+        self.send(head, [tile.values.tobytes()])
 
     def _at(self, asked: tuple[int, int, int]) -> dict[str, Any]:
         seq, row, column = asked

@@ -77,7 +77,10 @@ function render({ model, el }) {
     model.save_changes();
   }
   function paint() {
-    const values = model.get("values"), known = Object.values(values).filter((v) => v !== null && v !== undefined);
+    const values = model.get("values");
+    // Embedding and head stand apart: their values shall not set the colours of all others.
+    const counted = model.get("cells").filter((cell) => cell.row >= 0).map((cell) => values[cell.name]);
+    const known = counted.filter((v) => v !== null && v !== undefined);
     const low = Math.min(...known), high = Math.max(...known), palette = model.get("palette");
     for (const [name, { button }] of boxes) {
       const value = values[name], none = value === null || value === undefined;

@@ -16,6 +16,8 @@ import traitlets
 from ipywidgets import widget_serialization
 from plotly.offline import get_plotlyjs
 
+from ..inspect.view import VIEWS
+
 
 class Runtime(anywidget.AnyWidget):
     """Carries plotly.js to the page; it has no view of its own."""
@@ -48,7 +50,7 @@ class Plot(anywidget.AnyWidget):
 
     def show(self, figure: go.Figure) -> None:
         """Draw another figure; arrays travel as base64, not as lists of decimal numbers."""
-        meta = figure.layout.meta or {}
+        meta = figure["layout"]["meta"] or {}
         with self.hold_sync():
             self.label = meta.get("caption", "")
             self.spec = figure.to_json()
@@ -60,3 +62,11 @@ class Plot(anywidget.AnyWidget):
     def _heard(self, _widget: Any, content: dict, _buffers: Any) -> None:
         if content.get("type") == "pick" and self._pick is not None:
             self._pick(content["data"])
+
+
+def curve_view(inspector: Any) -> Plot:
+    """An inspector that is a chart, in a cell of its own."""
+    return Plot(inspector.figure(), height=260)
+
+
+VIEWS.add("Viewable", curve_view)

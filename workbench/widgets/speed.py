@@ -58,7 +58,8 @@ class SpeedView(ipw.VBox):
             f"<th{side}>{name}</th>"
             for name, side in zip(_HEADS, ["", *[_RIGHT] * (len(_HEADS) - 1)], strict=True)
         )
-        self.result.value = f"<table class='wb-speed-table'><tr>{head}</tr>{''.join(map(_row, speed.to_records(frame)))}</table>"
+        rows = "".join(map(_row, speed.to_records(frame)))
+        self.result.value = f"<table class='wb-speed-table'><tr>{head}</tr>{rows}</table>"
 
     def _failed(self, error: Exception) -> None:
         self.run.disabled = False

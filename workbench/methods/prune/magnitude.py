@@ -25,11 +25,7 @@ def parse_n_m(value: Any) -> Any:
         value = [int(number) for number in value.split(":")]
     if value is None:
         return None
-    if (
-        not isinstance(value, list | tuple)
-        or len(value) != 2
-        or any(type(number) is not int for number in value)
-    ):
+    if not isinstance(value, list | tuple) or [type(number) for number in value] != [int, int]:
         raise ValueError("take (2, 4) or '2:4', which keeps 2 of every 4")
     kept, of = value
     if not 1 <= kept <= of <= 64:

@@ -91,14 +91,14 @@ def train(name: str, seed: int, data: dict[str, tuple[Tensor, Tensor]], work: Pa
     optimizer = make_optimizer(model, recipe)
     images, labels = data["train"]
     steps, warm_up = recipe["epochs"] * (len(images) // BATCH), 2 * (len(images) // BATCH)
-    checkpoint, epoch, log = work / f"{name}-{seed}.pt", 0, []
+    checkpoint, first, log = work / f"{name}-{seed}.pt", 0, []
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        epoch, log = saved["epoch"], saved["log"]
-    began = time.time()
-    for epoch in range(epoch, recipe["epochs"]):
+        first, log = saved["epoch"], saved["log"]
+    began, loss = time.time(), torch.tensor(0.0)
+    for epoch in range(first, recipe["epochs"]):
         random = torch.Generator().manual_seed(1000 * seed + epoch)
         order = torch.randperm(len(images), generator=random)
         model.train()
@@ -164,7 +164,7 @@ def publish_images(data: dict, out: Path) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("name", choices=sorted(NETWORKS))
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--work", type=Path, default=Path(".train"), help="package and checkpoints")

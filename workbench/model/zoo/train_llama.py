@@ -144,7 +144,7 @@ def train(
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--work", type=Path, default=Path(".train"), help="packages and checkpoints")
     options.add_argument("--out", type=Path, default=Path("data"), help="where the model and texts go")
     options.add_argument("--threads", type=int, default=1)
