@@ -220,8 +220,8 @@ def measure(
     else:
         quality = Quality(found, data)
         with progress("measuring") as tell:
-            unchanged = {**quality.measure({}, tell), **before}
-            row = {**(quality.measure(variant.weights, tell) if variant.weights else unchanged), **stored}
+            row = {**quality.measure(variant.weights, tell), **stored}
+        unchanged = {**(quality.unchanged or {}), **before}
         row |= {"data": data.what}
         row |= {f"base_{k}": v for k, v in unchanged.items() if k not in ("kl", "top1_agreement")}
     frame = run_job("comparing", lambda job: inspect.layers(variant, data, job))

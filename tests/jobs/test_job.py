@@ -72,6 +72,24 @@ def test_work_that_keeps_its_finished_parts_is_cancelled_with_a_result():
     assert job.state == "cancelled"
 
 
+@pytest.mark.parametrize("cancel_at", [0, 3])
+def test_work_that_looks_for_itself_or_is_stopped_at_its_first_step_is_cancelled_too(cancel_at):
+    def work(job):
+        try:
+            for i in range(5):
+                if i == cancel_at:
+                    job.cancel()
+                if job.cancelling and i:
+                    return i
+                job.step(i, 5)
+        except Cancelled:
+            return 0
+
+    job = Job(work)
+    assert job.run() == cancel_at
+    assert job.state == "cancelled"
+
+
 def test_a_cancel_that_comes_after_the_last_part_changes_nothing():
     def work(job):
         job.step(4, 5)

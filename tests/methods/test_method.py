@@ -67,7 +67,9 @@ def test_repr_is_short_and_is_the_value():
     code = repr(wb.RTN(bits=3, symmetric=True, granularity="channel"))
     assert code == "RTN(bits=3, granularity='channel', symmetric=True)"
     assert eval(code, {"RTN": wb.RTN}) == wb.RTN(bits=3, symmetric=True, granularity="channel")
-    assert repr(wb.RTN()) == "RTN()"
+    # Numbers that matter are always said, so that code and recipes tell what they do.
+    assert repr(wb.RTN()) == "RTN(bits=4, group_size=64)"
+    assert repr(wb.Magnitude()) == "Magnitude(sparsity=0.5)"
     assert repr(wb.Magnitude(n_m="2:4")) == "Magnitude(n_m=(2, 4))"
 
 

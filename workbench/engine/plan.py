@@ -74,7 +74,9 @@ class Plan:
 
     def describe(self) -> list[str]:
         """The plan in a few lines: how many layers, and each reason to skip or note once with its layers."""
-        lines = [f"{len(self.work)} layers, {len(self.skipped)} skipped"]
+        lines = [
+            f"{len(self.work)} layers, {len(self.skipped)} skipped, about {self.peak_bytes / 1e6:.0f} MB of memory"
+        ]
         said: dict[str, list[str]] = {}
         for planned in self.layers:
             for text in filter(None, (planned.skip and f"skipped: {planned.skip}", *planned.notes)):

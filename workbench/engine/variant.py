@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..grid import CompressedWeight
-from ..jobs import Cancelled, Job
+from ..jobs import Cancelled, Job, require
 from ..methods import Method, Statistics
 from ..model import Model
 from .plan import Plan, plan
@@ -65,6 +65,7 @@ def apply(
     Raises Refused before the work starts where the recipe cannot be applied.
     """
     planned = plan(model, recipe)
+    require(planned.peak_bytes, recipe.label, "choose fewer layers with a selector, or close other programs")
     work = {entry.layer.name: entry.methods for entry in planned.work}
     weights, methods = dict(model.overlays), {}
     for name in work:

@@ -6,13 +6,16 @@ Every function takes plain arrays and returns a `go.Figure` whose `layout.meta` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from .colors import AFTER, AFTER_DARK, BEFORE, CATEGORIES, EDGE
 from .style import styled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POINTS = 400  # of a curve: more cannot be told apart on a screen
 
@@ -122,15 +125,17 @@ def pareto_figure(
 ) -> go.Figure:
     """What has been tried: bits per weight against KL, one mark a variant; the best are joined.
 
-    Each point: label, bits_per_weight, kl, top1_agreement and perplexity or accuracy; `active` is ringed.
+    Each point: bits_per_weight, kl, short (its name beside the mark), hover, and index, which a click hands on
+    (by default its place among the points). The point at place `active` is ringed.
     """
     figure = go.Figure()
     x = np.array([p["bits_per_weight"] for p in points], float)
     y = np.array([p[quality] for p in points], float)
     # The unchanged model has a KL of 0, which a log axis cannot show: it is left out and said so.
     shown = y > 0
-    order = np.argsort(x[shown], kind="stable")
-    best = np.minimum.accumulate(y[shown][order]) >= y[shown][order] if shown.any() else np.array([], bool)
+    order = np.lexsort((y[shown], x[shown]))
+    lowest = np.minimum.accumulate(np.r_[np.inf, y[shown][order]])
+    best = lowest[1:] < lowest[:-1]
     blue = CATEGORIES[0] if theme == "light" else AFTER_DARK
     figure.add_scatter(
         x=x[shown][order][best], y=y[shown][order][best], mode="lines", name="best so far", hoverinfo="skip",
@@ -140,7 +145,8 @@ def pareto_figure(
     rings = [2.5 if i == active else 0 for i in indices]
     figure.add_scatter(
         x=x[shown], y=y[shown], mode="markers+text", name="variant", text=[points[i]["short"] for i in indices],
-        textposition="top center", textfont={"size": 10}, customdata=[[i, points[i]["hover"]] for i in indices],
+        textposition="top center", textfont={"size": 10},
+        customdata=[[points[i].get("index", int(i)), points[i]["hover"]] for i in indices],
         hovertemplate="%{customdata[1]}<extra></extra>", cliponaxis=False,
         marker={"size": 10, "color": blue, "line": {"width": rings, "color": EDGE}},
     )  # fmt: skip
@@ -166,6 +172,47 @@ def pareto_figure(
     return described(
         figure, "Bits per weight against KL divergence from the unchanged model, one mark a variant."
     )
+
+
+def error_bits_figure(
+    table: pd.DataFrame,
+    by: str,
+    *,
+    x: str = "bits_per_weight",
+    y: str = "relative_error",
+    theme: str = "light",
+) -> go.Figure:
+    """An error (log axis) against bits, one line for each value of the column `by`; rows as `inspect` returns them."""
+    figure = go.Figure()
+    for index, (value, rows) in enumerate(table.groupby(by, sort=False)):
+        rows = rows.sort_values(x)
+        figure.add_scatter(
+            x=rows[x].to_numpy(), y=rows[y].to_numpy(), name=str(value), mode="lines+markers",
+            line={"color": CATEGORIES[index % len(CATEGORIES)], "width": 1.5}, marker={"symbol": index, "size": 8},
+        )  # fmt: skip
+    styled(figure, theme)
+    figure.update_layout(height=320, legend_title_text=by.replace("_", " "))
+    across, up = (_AXES.get(name, name.replace("_", " ")) for name in (x, y))
+    figure.update_xaxes(title_text=across)
+    figure.update_yaxes(title_text=up, type="log", exponentformat="power", dtick=1)
+    return described(figure, f"{up} against {across}, one line for each {by.replace('_', ' ')}; log scale.")
+
+
+_AXES = {
+    "bits": "bits of a code",
+    "bits_per_weight": "bits per weight (scales, zeros and masks counted)",
+    "relative_error": "relative error ‖w′ − w‖ / ‖w‖",
+    "kl": "KL, nats",
+}
+
+
+def note_figure(text: str, *, theme: str = "light") -> go.Figure:
+    """One sentence in the place of a chart that cannot be drawn."""
+    figure = styled(go.Figure(), theme)
+    figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return described(figure, text)
 
 
 def described(figure: go.Figure, caption: str) -> go.Figure:

@@ -1,6 +1,6 @@
 """Number formats and what they make: grids, blocks that share a scale, compressed weights."""
 
-from .affine import encode, fit, int_grid
+from .affine import encode, fit, int_grid, quantize
 from .blocks import Blocks
 from .compressed import CompressedWeight, uncompressed
 from .grids import FloatGrid, Grid, IntGrid
@@ -14,5 +14,6 @@ __all__ = [
     "encode",
     "fit",
     "int_grid",
+    "quantize",
     "uncompressed",
 ]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .blocks import Blocks
+from .compressed import CompressedWeight
 from .grids import IntGrid
 
 Convention = Literal["narrow", "half_step", "signed"]
@@ -40,7 +41,38 @@ def fit(
     w [out, in] float32. The scale is rounded to `scale_dtype` before the zero point is derived from it and any
     code is made, so that what is counted as 16 bits is what is used. A block of zeros has scale 1.
     """
-    low, high = block_range(w, blocks)
+    return _scale(*block_range(w, blocks), bits, symmetric, convention, scale_dtype)
+
+
+def quantize(
+    w: Tensor,
+    blocks: Blocks,
+    bits: int,
+    *,
+    symmetric: bool = False,
+    convention: Convention = "narrow",
+    scale_dtype: torch.dtype = torch.float16,
+) -> CompressedWeight:
+    """Round to nearest, w [out, in] float32: `fit` and `encode` in one, which is faster for large matrices."""
+    from . import fused
+
+    grid = int_grid(bits, symmetric, convention)
+    if blocks.rows == 1 and fused.fits(w, blocks):
+
+        def scale_of(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
+            return _scale(low, high, bits, symmetric, convention, scale_dtype)
+
+        codes, scale, zero = fused.quantize(w, grid, blocks, scale_of)
+        if scale.dtype == scale_dtype:  # else a chunk needs wider scales, and so do all: once more, below
+            return CompressedWeight(grid, codes, blocks, scale, zero)
+    scale, zero = fit(w, blocks, bits, symmetric=symmetric, convention=convention, scale_dtype=scale_dtype)
+    return CompressedWeight(grid, encode(w, grid, blocks, scale, zero), blocks, scale, zero)
+
+
+def _scale(
+    low: Tensor, high: Tensor, bits: int, symmetric: bool, convention: Convention, scale_dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """(scale, zero) of blocks from their least and greatest weight, any shape."""
     if not symmetric:
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = _stored((high - low) / (2**bits - 1), scale_dtype)

@@ -50,6 +50,6 @@ def find_grid(sample: Tensor) -> FoundGrid | None:
     return best
 
 
-def sample_rows(rows: int, most: int = 64) -> Tensor:
+def sample_rows(rows: int, most: int = 16) -> Tensor:
     """Indices of at most `most` rows spread over [0, rows)."""
     return torch.linspace(0, rows - 1, min(rows, most)).long().unique()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ CELLS_MOST = 240_000  # cells of a tile: 480 kB in float16
 EXACT_MOST = 4_000_000  # weights in view up to which a tile is reduced from the exact elements
 PREVIEW_FROM = 3_000_000  # weights from which a change is previewed on a sample of the rows
 PREVIEW_EVERY = 16
+WRONG = 1e4  # a relative error at most: what is left of a weight of zero that is not zero any more
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Window:
     @property
     def numel(self) -> int:
         return (self.bottom - self.top) * (self.right - self.left)
+
+    def cells(self, cell: int) -> int:
+        """How many cells of `cell` x `cell` it takes, where it begins with a whole one."""
+        return -(-(self.bottom - self.top) // cell) * -(-(self.right - self.left) // cell)
 
     def within(self, shape: tuple[int, int]) -> Window:
         """Clipped to the matrix, at least one weight."""
@@ -123,7 +129,7 @@ class ErrorMap(Viewable):
         """The cells to show of a window, at most `most` of them; exact elements where they fit."""
         window = window.within(self.shape)
         level = 0
-        while window.numel / 4**level > most:
+        while window.rounded(2**level, self.shape).cells(2**level) > max(most, 1):
             level += 1
         window = window.rounded(2**level, self.shape)
         if level < 3 or window.numel <= EXACT_MOST:
@@ -148,7 +154,7 @@ class ErrorMap(Viewable):
         if view == "error":
             return error.numpy()
         # A weight of zero that stays zero has no error; one that does not is wholly wrong.
-        return torch.where(error == 0, torch.zeros_like(error), error / w.abs()).clamp_(max=1e4).numpy()
+        return torch.where(error == 0, torch.zeros_like(error), error / w.abs()).clamp_(max=WRONG).numpy()
 
     def at(self, row: int, column: int) -> dict[str, Any]:
         """One weight for the hover line: value, compressed value, error, code, scale, zero, whether it is kept."""
@@ -172,13 +178,19 @@ class ErrorMap(Viewable):
         """The whole map of what `method` would make, from every 16th row, for matrices where exactness takes time."""
         if self.w.numel() < PREVIEW_FROM:
             return
-        sample = self.w[::PREVIEW_EVERY].contiguous()
-        few = ErrorMap.__new__(ErrorMap)
-        few.w, few.name, few.weight = sample, self.name, weight_cells(sample)
-        few.compressed, few._compressed_cells = method.compress(sample, statistics), None
-        few.errors = error_cells(sample, few.compressed, few.weight)
+        few = self._few
+        few.compressed, few._compressed_cells = method.compress(few.w, statistics), None
+        few.errors = error_cells(few.w, few.compressed, few.weight)
         tile = few.tile(view, Window(0, 0, *few.shape), reduction, CELLS_MOST // 8)
         yield Tile(view, Window(0, 0, *self.shape), tile.cell, tile.values, tile.unit, exact=False)
+
+    @cached_property
+    def _few(self) -> ErrorMap:
+        """The map of every 16th row."""
+        few = ErrorMap.__new__(ErrorMap)
+        few.w, few.name = self.w[::PREVIEW_EVERY].contiguous(), self.name
+        few.weight = weight_cells(few.w)
+        return few
 
     @property
     def table(self) -> pd.DataFrame:
@@ -233,8 +245,9 @@ class ErrorMap(Viewable):
             if self._compressed_cells is None:
                 self._compressed_cells = _cells_of_compressed(self.compressed)
             return part(self._compressed_cells)
-        below = part(self.weight)
-        return np.divide(part(self.errors.error), below, out=np.zeros_like(below), where=below > 0)
+        error, below = part(self.errors.error), part(self.weight)
+        nothing_there = np.where(error > 0, np.float32(WRONG), np.float32(0))
+        return np.divide(error, below, out=nothing_there, where=below > 0).clip(max=WRONG)
 
 
 def _cells_of_compressed(compressed: CompressedWeight) -> Cells:
@@ -255,5 +268,6 @@ def _pool(values: np.ndarray, side: int, reduction: Reduction) -> np.ndarray:
 def _tile(view: View, window: Window, cell: int, values: np.ndarray) -> Tile:
     largest = float(values.max(initial=0.0))
     # The largest value near 2^14: everything down to 2^-28 of it is above half precision's smallest normal.
-    unit = 2.0 ** (np.ceil(np.log2(largest)) - 14) if largest > 0 else 1.0
+    # Not below 2^-126, the smallest normal number of the float32 that the values are divided in.
+    unit = 2.0 ** max(np.ceil(np.log2(largest)) - 14, -126) if largest > 0 else 1.0
     return Tile(view, window, cell, (values / np.float32(unit)).astype(np.float16), float(unit))

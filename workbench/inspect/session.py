@@ -248,6 +248,8 @@ class Session:
                     )
                 except Cancelled:
                     job.text = "applied, not measured"
+                except Refused as reason:  # the changed weights are worth keeping all the same
+                    job.text = f"applied, not measured: {reason}"
             if made.weights or made.recipe.steps == ():
                 self.history.add(made)
             return made
@@ -265,12 +267,12 @@ class Session:
 
     def code(self) -> str:
         """The Python of what is on the screen: load, the layer under the method, the active variant, its measures."""
-        where = self.model.folder if not _is_embedded(self.model) else None
-        target = self.model.name if where is None else os.fspath(where)
+        target = _address(self.model)
+        load = f"wb.load({target!r})" if target else f"wb.load(network)  # {self.model.name}, in memory"
         lines = [
             "import workbench as wb",
             "",
-            f"model = wb.load({target!r})",
+            f"model = {load}",
             "",
             "# the layer on the bench",
             f"method = wb.{self.method!r}",
@@ -291,11 +293,11 @@ class Session:
 
     def save(self, path: str | os.PathLike = "session.json") -> Path:
         """Write what is needed to come back after the kernel has ended: model, layer, method, recipes."""
-        target = Path(path)
+        target, model = Path(path), _address(self.model)
+        if model is None:
+            raise Refused(f"{self.model.name} is in memory and would be gone: save it as a checkpoint first")
         state = {
-            "model": self.model.name
-            if _is_embedded(self.model)
-            else os.fspath(self.model.folder or self.model.name),
+            "model": model,
             "layer": self._layer,
             "method": repr(self.method),
             "variants": [v.recipe.to_yaml() for v in self.history.variants[1:]],
@@ -312,10 +314,13 @@ class Session:
 
         try:
             state = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise Refused(f"the session {os.fspath(path)} cannot be read: {error}") from None
-        session = cls(load(state["model"]), layer=state["layer"], method=parse_method(state["method"]))
-        for text in state["variants"]:
+            address, layer, method = (str(state[key]) for key in ("model", "layer", "method"))
+            variants = [str(text) for text in state["variants"]]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise Refused(f"the session {os.fspath(path)} cannot be read: {reason}") from None
+        session = cls(load(address), layer=layer, method=parse_method(method))
+        for text in variants:
             made = apply(session.model, Recipe.from_yaml(text, os.fspath(path)))
             session.history.add(made if session.why_not else measured(made, session.quality))
         return session
@@ -336,14 +341,14 @@ def _output_error(x: Tensor, w: Tensor, compressed: CompressedWeight) -> float |
     return float(change / output) if output > 0 else math.nan
 
 
-def _is_embedded(model: Model) -> bool:
+def _address(model: Model) -> str | None:
+    """What `workbench.load` takes to open the model again from anywhere; None for one in memory."""
     from ..model import zoo
 
-    return (
-        zoo.is_embedded(model.name)
-        and model.folder is not None
-        and model.folder == zoo.embedded(model.name).folder
-    )
+    path = model.folder or getattr(model.source, "path", None)
+    if zoo.is_embedded(model.name) and path == zoo.embedded(model.name).folder:
+        return model.name
+    return None if path is None else os.path.abspath(path)
 
 
 def _qualified(step: Step) -> str:

@@ -2,5 +2,6 @@
 
 from .job import Cancelled, Job
 from .latest import Latest
+from .memory import available, require
 
-__all__ = ["Cancelled", "Job", "Latest"]
+__all__ = ["Cancelled", "Job", "Latest", "available", "require"]

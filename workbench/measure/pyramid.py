@@ -21,6 +21,7 @@ from ..grid.chunks import over_rows
 from ..grid.fused import FAST
 
 CELL = 8  # weights on a side of the finest stored cells
+TILE = 4096  # columns that the compiled loops keep in the first cache: a multiple of CELL
 
 
 @dataclass(frozen=True)
@@ -133,46 +134,38 @@ def _cells_of(w: Tensor, compressed: CompressedWeight | None) -> tuple[Cells, fl
     return cells, float(strips[:, 1].sum())
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def _close_strip(biggest, absolute, square, value2, row, peak, total, strips, sums):
-    """Reduce the column buffers of a strip of 8 rows to cells, and clear them."""
-    columns = biggest.shape[0]
-    error_sum = value_sum = 0.0
-    for cell in range(peak.shape[1]):
-        largest, added = np.float32(0), np.float32(0)
-        for j in range(cell * CELL, min(columns, (cell + 1) * CELL)):
-            largest = max(largest, biggest[j])
-            added += absolute[j]
-        peak[row, cell], total[row, cell] = largest, added
-    for j in range(columns):
-        error_sum += square[j]
-        value_sum += value2[j]
-        sums[j] += square[j]
-        biggest[j] = absolute[j] = square[j] = value2[j] = 0
-    strips[row, 0], strips[row, 1] = error_sum, value_sum
+# The loops go over tiles of 8 rows x TILE columns, so that the four sums of each column stay in the first cache.
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _affine_cells(w, codes, scales, zeros, size, start, stop, peak, total, strips, sums):
     columns = w.shape[1]
-    buffers = np.zeros((4, columns), np.float32)
+    buffers, lanes = np.empty((4, TILE), np.float32), np.empty((2, TILE), np.float64)
     biggest, absolute, square, value2 = buffers[0], buffers[1], buffers[2], buffers[3]
-    for i in range(start, stop):
-        for group in range(scales.shape[1]):
-            first = group * size
-            last = min(columns, first + size)
-            _affine_group(
-                w[i, first:last],
-                codes[i, first:last],
-                scales[i, group],
-                zeros[i, group],
-                biggest[first:last],
-                absolute[first:last],
-                square[first:last],
-                value2[first:last],
-            )
-        if (i + 1) % CELL == 0 or i + 1 == stop:
-            _close_strip(biggest, absolute, square, value2, i // CELL, peak, total, strips, sums)
+    for top in range(start, stop, CELL):
+        lanes[:] = 0
+        for left in range(0, columns, TILE):
+            right = min(columns, left + TILE)
+            buffers[:] = 0
+            for i in range(top, min(top + CELL, stop)):
+                first = left
+                while first < right:
+                    group = first // size
+                    last = min(right, (group + 1) * size)
+                    a, b = first - left, last - left
+                    _affine_group(
+                        w[i, first:last],
+                        codes[i, first:last],
+                        scales[i, group],
+                        zeros[i, group],
+                        biggest[a:b],
+                        absolute[a:b],
+                        square[a:b],
+                        value2[a:b],
+                    )
+                    first = last
+            _close_tile(buffers, lanes, left, right, top // CELL, peak, total, sums)
+        strips[top // CELL, 0], strips[top // CELL, 1] = lanes[0].sum(), lanes[1].sum()
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -191,15 +184,26 @@ def _affine_group(w, codes, scale, zero, biggest, absolute, square, value2):
 def _plain_cells(w, values, subtract, first_strip, peak, total, strips, sums):
     """The same for values that are at hand; without `subtract` of the values themselves."""
     rows, columns = w.shape
-    buffers = np.zeros((4, columns), np.float32)
-    biggest, absolute, square, value2 = buffers[0], buffers[1], buffers[2], buffers[3]
+    buffers, lanes = np.empty((4, TILE), np.float32), np.empty((2, TILE), np.float64)
     keep = np.float32(subtract)
-    for i in range(rows):
-        _plain_row(w[i], values[i], keep, biggest, absolute, square, value2)
-        if (i + 1) % CELL == 0 or i + 1 == rows:
-            _close_strip(
-                biggest, absolute, square, value2, first_strip + i // CELL, peak, total, strips, sums
-            )
+    for top in range(0, rows, CELL):
+        strip = first_strip + top // CELL
+        lanes[:] = 0
+        for left in range(0, columns, TILE):
+            right = min(columns, left + TILE)
+            buffers[:] = 0
+            for i in range(top, min(top + CELL, rows)):
+                _plain_row(
+                    w[i, left:right],
+                    values[i, left:right],
+                    keep,
+                    buffers[0],
+                    buffers[1],
+                    buffers[2],
+                    buffers[3],
+                )
+            _close_tile(buffers, lanes, left, right, strip, peak, total, sums)
+        strips[strip, 0], strips[strip, 1] = lanes[0].sum(), lanes[1].sum()
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -211,6 +215,33 @@ def _plain_row(w, values, keep, biggest, absolute, square, value2):
         absolute[j] += size
         square[j] += error * error
         value2[j] += values[j] * values[j]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _close_tile(buffers, lanes, left, right, row, peak, total, sums):
+    """Reduce the sums of the columns [left, right) of a strip to its cells, and add them to the matrix's."""
+    width, first = right - left, left // CELL
+    biggest, absolute = buffers[0], buffers[1]
+    for cell in range(width // CELL):
+        largest, added = biggest[cell * CELL], absolute[cell * CELL]
+        for j in range(cell * CELL + 1, cell * CELL + CELL):
+            largest = max(largest, biggest[j])
+            added += absolute[j]
+        peak[row, first + cell], total[row, first + cell] = largest, added
+    if width % CELL:
+        ragged = width - width % CELL
+        peak[row, first + width // CELL] = biggest[ragged:width].max()
+        total[row, first + width // CELL] = absolute[ragged:width].sum()
+    # Sums side by side, one a column: a single running sum would wait for each addition.
+    _add(sums[left:right], buffers[2])
+    _add(lanes[0, :width], buffers[2])
+    _add(lanes[1, :width], buffers[3])
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _add(sums, more):
+    for j in range(sums.shape[0]):
+        sums[j] += more[j]
 
 
 def _coarser(cells: np.ndarray, steps: int, combine: np.ufunc) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..grid import CompressedWeight
+from ..jobs import require
 from ..model import Model, zoo
 
 TOKENS = 4096  # evaluated unless said otherwise
@@ -113,6 +114,7 @@ class Quality:
     def __init__(self, model: Model, data: Evaluation):
         self.model, self.data = model.base, data
         self._kept: list[Tensor] = []
+        self.unchanged: dict[str, float] | None = None  # the base's own row, once anything was measured
 
     def measure(
         self,
@@ -121,28 +123,37 @@ class Quality:
     ) -> dict[str, float]:
         """perplexity or accuracy, kl, top1_agreement of the model under these weights, with units as in
         MODEL_COLUMNS. `step(done, total)` is called before each batch and may raise to stop."""
+        size = 4 * sum(layer.parameters for layer in self.model.layers)  # float32
+        extra = 4 * sum(compressed.numel for compressed in (weights or {}).values())
+        need = extra if self.model.runner.built else extra + size
+        require(need, f"running {self.model.name}", "its layers can be compared without running it")
         changed = {self.model.layer(n): c.dequantize() for n, c in (weights or {}).items()}
         sums = {"nll": 0.0, "kl": 0.0, "agree": 0, "right": 0, "count": 0}
+        before = {"nll": 0.0, "right": 0}
         total = -(-len(self.data.inputs) // self.data.batch)
         for index, (inputs, targets) in enumerate(self.data.batches()):
             step(index, total)
             reference = self._reference(index, inputs)
             found = self._log_probabilities(inputs, changed) if changed else reference
             best = found.argmax(1)
-            sums["nll"] -= float(found.gather(1, targets[:, None]).double().sum())
-            sums["agree"] += int((best == reference.argmax(1)).sum())
-            sums["right"] += int((best == targets).sum())
+            usual = best if found is reference else reference.argmax(1)
+            for total, log_p, top in ((sums, found, best), (before, reference, usual)):
+                total["nll"] -= float(log_p.gather(1, targets[:, None]).double().sum())
+                total["right"] += int((top == targets).sum())
+            sums["agree"] += int((best == usual).sum())
             if changed:
                 sums["kl"] += float((reference.exp() * (reference - found)).double().sum())
             sums["count"] += len(targets)
         count = sums["count"]
-        first = (
-            {"accuracy": sums["right"] / count}
-            if self.data.labels is not None
-            else {"perplexity": math.exp(min(sums["nll"] / count, 700.0))}
-        )
+        self.unchanged = {**self._score(before, count), "kl": 0.0, "top1_agreement": 1.0}
         # In this order: max(0.0, nan) is 0.0, and predictions that are NaN have no KL of zero.
-        return {**first, "kl": max(sums["kl"] / count, 0.0), "top1_agreement": sums["agree"] / count}
+        kl = max(sums["kl"] / count, 0.0)
+        return {**self._score(sums, count), "kl": kl, "top1_agreement": sums["agree"] / count}
+
+    def _score(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
+        if self.data.labels is not None:
+            return {"accuracy": sums["right"] / count}
+        return {"perplexity": math.exp(min(sums["nll"] / count, 700.0))}
 
     def _reference(self, index: int, inputs: Tensor) -> Tensor:
         if index < len(self._kept):

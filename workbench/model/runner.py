@@ -47,6 +47,11 @@ class Runner:
             parameter.requires_grad_(False)
         return module
 
+    @property
+    def built(self) -> bool:
+        """Whether the module is in memory already."""
+        return "module" in self.__dict__
+
     @cached_property
     def tokenizer(self) -> Any:
         if self._tokenizer is None:

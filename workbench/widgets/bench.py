@@ -15,7 +15,7 @@ import ipywidgets as ipw
 from torch import nn
 
 from ..errors import Refused
-from ..figures import pareto_figure
+from ..figures import note_figure, pareto_figure
 from ..inspect import CURVES, MAP_MEASURES, Answer, ErrorMap, Session, Tile
 from ..jobs import Job, Latest
 from ..measure import Evaluation
@@ -178,10 +178,14 @@ class Bench(ipw.VBox):
         shown = self.session.error_map
         method = self.session.method
         if self.map_view.error_map is not shown:
-            yield shown
+            yield shown  # the view asks for its tile itself when it hears of another matrix
         elif not method.needs and not method.judge(shown.shape).skip:
             yield from shown.previewed(method, None, *self.map_view.asked)
-        yield from self.session.live()
+        for index, answer in enumerate(self.session.live()):
+            tile = self.map_view.tile_now() if index == 0 else None
+            if tile is not None:  # the pixels first: they are what the eye follows
+                yield tile
+            yield answer
 
     def _show_live(self, part: ErrorMap | Tile | Answer) -> None:
         if isinstance(part, Tile):
@@ -190,7 +194,6 @@ class Bench(ipw.VBox):
             self.map_view.show(part)
         else:
             if "output_relative_error" not in part.numbers:  # the first answer: the weight has just changed
-                self.map_view.refresh()
                 self._draw_curve()
             self.controls.refuse("")
             # What is still being measured keeps its last value, in grey.
@@ -224,9 +227,9 @@ class Bench(ipw.VBox):
     def _compute_curve(self, kind: str) -> Any:
         shown = self.session.error_map
         if kind == "spectrum" and min(shown.shape) > LIVE_SPECTRUM:
-            raise Refused(
-                f"{shown.name} is {shown.shape[0]} x {shown.shape[1]}: its spectrum takes minutes; "
-                "ask for it with wb.Spectrum(w, compressed).figure()"
+            size = "{} × {}".format(*shown.shape)
+            return note_figure(
+                f"{size}: too large to follow a slider; wb.Spectrum(w, compressed) takes a minute"
             )
         curve = CURVES[kind](shown.w, shown.compressed, shown.name)
         return curve.figure(theme=self.theme)

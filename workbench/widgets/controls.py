@@ -48,6 +48,7 @@ class MethodControls(ipw.VBox):
         self._quiet = True
         self.method = self._remembered[method.name] = method
         self.choice.value = method.name
+        self.choice.tooltip = method.summary
         self._build()
         self._quiet = False
 

@@ -70,8 +70,13 @@ class ErrorMapView(anywidget.AnyWidget):
         """(view, reduction) that the browser shows, for who computes a preview."""
         return self._asked["view"], self._asked["reduction"]
 
+    def tile_now(self) -> Tile | None:
+        """The tile of the window in view, computed in the caller's thread, to be given to `send_tile`."""
+        answer = self._tile(None)
+        return None if answer is None else answer[0]
+
     def send_tile(self, tile: Tile) -> None:
-        """Send a tile that somebody else has computed (a preview)."""
+        """Send a tile that was computed elsewhere: a preview, or the answer to a change."""
         self._send_tile((tile, None))
 
     def _heard(self, _widget: Any, content: dict, _buffers: Any) -> None:

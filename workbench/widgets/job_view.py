@@ -29,6 +29,8 @@ class JobView(ipw.VBox):
         self.layout.display = None
         self.cancel.disabled = False
         job.listen(self._changed)
+        if job.ended:  # before anybody listened
+            self._changed(job)
 
     def _cancel(self) -> None:
         if self.job is not None:

@@ -13,10 +13,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if math.isinf(value):
-        return "∞"
+        return "∞" if value > 0 else "−∞"
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.{digits - 1}e}"
-    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+    short = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e" in short else short  # 1234, not 1.23e+03
 
 
 def size(nbytes: float) -> str:

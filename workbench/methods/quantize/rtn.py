@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ...grid import Blocks, CompressedWeight, encode, fit, int_grid
+from ...grid import Blocks, CompressedWeight, quantize
 from ...grid.affine import Convention
 from ...grid.grids import FLOATS
 from ..base import Method, Statistics, Verdict
@@ -64,7 +64,7 @@ class RTN(Method):
     def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
         """w [out, in] float32 to codes, scales and zeros."""
         blocks = self.blocks((w.shape[0], w.shape[1]))
-        scale, zero = fit(
+        return quantize(
             w,
             blocks,
             self.bits,
@@ -72,8 +72,6 @@ class RTN(Method):
             convention=self.convention,
             scale_dtype=FLOATS[self.scale_dtype],
         )
-        grid = int_grid(self.bits, self.symmetric, self.convention)
-        return CompressedWeight(grid, encode(w, grid, blocks, scale, zero), blocks, scale, zero)
 
     def judge(self, shape: tuple[int, int]) -> Verdict:
         if self.granularity != "group" or self.group_size == -1:

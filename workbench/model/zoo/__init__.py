@@ -54,7 +54,7 @@ MODELS = (
     Embedded(
         "tiny-vit",
         "classification",
-        "0.75 M parameter vision transformer on Fashion-MNIST, fused q, k, v",
+        "0.54 M parameter vision transformer on Fashion-MNIST, fused q, k, v",
         "fashion-mnist/test.safetensors",
     ),
 )

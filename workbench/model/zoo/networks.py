@@ -108,7 +108,7 @@ class PatchEmbed(nn.Module):
 class TinyViT(nn.Module):
     """Vision transformer (Dosovitskiy et al. 2021) on 7 x 7 patches of 4 x 4 pixels, mean-pooled."""
 
-    def __init__(self, dim: int = 128, depth: int = 5, heads: int = 4, hidden: int = 320, classes: int = 10):
+    def __init__(self, dim: int = 128, depth: int = 4, heads: int = 4, hidden: int = 256, classes: int = 10):
         super().__init__()
         self.patch_embed = PatchEmbed(4, dim)
         self.pos_embed = nn.Parameter(torch.randn(1, 49, dim) * 0.02)

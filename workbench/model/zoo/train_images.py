@@ -30,8 +30,9 @@ from .networks import NETWORKS
 MEAN, DEVIATION = 0.2860, 0.3530  # of the training images, on the scale 0 to 1
 BATCH = 128
 RECIPES = {
-    "tiny-resnet": {"epochs": 24, "peak": 0.1, "decay": 5e-4, "optimizer": "sgd"},
-    "tiny-vit": {"epochs": 20, "peak": 1.5e-3, "decay": 0.05, "optimizer": "adamw"},
+    "tiny-resnet": {"epochs": 24, "peak": 0.1, "decay": 5e-4, "optimizer": "sgd", "bfloat16": True},
+    # Its products are too small for bfloat16 to pay: float32 was a third faster.
+    "tiny-vit": {"epochs": 14, "peak": 1.5e-3, "decay": 0.05, "optimizer": "adamw", "bfloat16": False},
 }
 TEST_SHIPPED, CALIBRATION_SHIPPED = 2000, 512
 
@@ -107,7 +108,7 @@ def train(name: str, seed: int, data: dict[str, tuple[Tensor, Tensor]], work: Pa
             share = step / warm_up if step < warm_up else 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = recipe["peak"] * share
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe["bfloat16"]):
                 logits = model(normalise(augment(images[chosen], random)))
             loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.1)
             loss.backward()

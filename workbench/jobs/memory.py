@@ -1,0 +1,28 @@
+"""How much memory is free, so that work which cannot fit is refused before it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import Refused
+
+
+def available() -> int:
+    """Bytes that can be taken without swapping: Linux's own estimate, elsewhere all of the machine's memory."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def require(needed: int, what: str, way_out: str) -> None:
+    """Refuse where `needed` bytes are more than is free."""
+    free = available()
+    if needed > free:
+        raise Refused(
+            f"{what} takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: {way_out}"
+        )
