@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import workbench as wb
-from workbench import cli
+from workbench import cli, jobs
 from workbench.files import save as saving
 from workbench.model import zoo
 from workbench.shell.report import plain, sentence
@@ -469,12 +469,11 @@ def test_an_unknown_format_and_a_folder_in_use(shell, llama_folder, recipe):
 
 
 def test_too_little_memory_is_forecast(shell, llama_folder, recipe, text_file, monkeypatch):
-    from workbench.speed import cpu
-
-    monkeypatch.setattr(cpu, "free_bytes", lambda: 1000)
+    for place in (jobs, jobs.memory):
+        monkeypatch.setattr(place, "available", lambda: 1000)
     words = ["measure", llama_folder, "--text", text_file]
-    assert "0.0 MB are free" in shell(*words, "--recipe", recipe()).refusal
-    assert "MB of memory" in shell(*words).refusal
+    assert "of memory" in shell(*words, "--recipe", recipe()).refusal
+    assert "0.0 MB are free" in shell(*words).refusal
 
 
 def test_a_text_for_a_classifier(shell, tmp_path, text_file):

@@ -209,21 +209,22 @@ def measure(
     found = load(model)
     planned = make_plan(report, found, steps)
     data, why_not = evaluation_data(found, text, tokens)
-    if data is None and not planned.work:
-        raise Refused(why_not)
     variant = make_variant(report, found, planned, calibration)
     stored, before = storage(found, variant.weights), storage(found, {})
-    if data is None:
-        row = {"perplexity": None, "kl": None, "top1_agreement": None, **stored, "why_not": why_not}
-        report.say(f"no model measures: {why_not}")
-        unchanged = before
-    else:
+    row, unchanged = {**dict.fromkeys(("perplexity", "kl", "top1_agreement")), **stored}, before
+    try:
+        if data is None:
+            raise Refused(why_not)
         quality = Quality(found, data)
         with progress("measuring") as tell:
-            row = {**quality.measure(variant.weights, tell), **stored}
+            row = {**quality.measure(variant.weights, tell), **stored, "data": data.what}
         unchanged = {**(quality.unchanged or {}), **before}
-        row |= {"data": data.what}
         row |= {f"base_{k}": v for k, v in unchanged.items() if k not in ("kl", "top1_agreement")}
+    except Refused as error:
+        if not planned.work:
+            raise
+        data, row["why_not"] = None, str(error)  # the layers can be compared all the same
+        report.say(f"no model measures: {error}")
     frame = run_job("comparing", lambda job: inspect.layers(variant, data, job))
     head = {"name": found.name, "task": found.task, "recipe": steps.label}
     report.document = {

@@ -20,6 +20,7 @@ from .blocks import Blocks
 from .compressed import CompressedWeight
 from .grids import IntGrid
 
+ROUND = 1.5 * 2**23
 Convention = Literal["narrow", "half_step", "signed"]
 
 
@@ -76,7 +77,8 @@ def _scale(
     if not symmetric:
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale = _stored((high - low) / (2**bits - 1), scale_dtype)
-        zero = (-(low / scale.float()).round()).clamp_(0, 2**bits - 1)
+        # Rounded half to even as in `fused`: torch.round wakes other threads for it, and this runs in several.
+        zero = (ROUND - (low / scale.float() + ROUND)).clamp_(0, 2**bits - 1)
         return scale, zero.to(torch.uint8)
     if convention == "narrow":
         scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)

@@ -20,6 +20,7 @@ from .grids import IntGrid
 
 ScaleOf = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 CHUNK_WEIGHTS = 2**20  # 4 MB of float32
+CHUNK_SCALES = 2**14  # torch shares the work on twice as many among threads of its own, which only wait here
 
 # No reassociation and no contraction: results must not depend on the vector width.
 FAST = {"nnan", "ninf", "nsz"}
@@ -82,7 +83,8 @@ def quantize(
         _encode(part, 0, len(part), blocks.columns, scales, zeros, lowest, highest, target[start:stop])
         return scale, zero
 
-    scales, zeros = zip(*over_rows(work, len(array), chunk=max(8, CHUNK_WEIGHTS // w.shape[1])), strict=True)
+    rows = min(CHUNK_WEIGHTS // w.shape[1], CHUNK_SCALES // groups)
+    scales, zeros = zip(*over_rows(work, len(array), max(8, rows)), strict=True)
     return codes, torch.cat(scales), None if zeros[0] is None else torch.cat(zeros)
 
 

@@ -21,7 +21,7 @@ from ..grid.chunks import over_rows
 from ..grid.fused import FAST
 
 CELL = 8  # weights on a side of the finest stored cells
-TILE = 4096  # columns that the compiled loops keep in the first cache: a multiple of CELL
+TILE = 1024  # columns that the compiled loops keep in the first cache: a multiple of CELL
 
 
 @dataclass(frozen=True)

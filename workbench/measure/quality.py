@@ -128,8 +128,8 @@ class Quality:
         need = extra if self.model.runner.built else extra + size
         require(need, f"running {self.model.name}", "its layers can be compared without running it")
         changed = {self.model.layer(n): c.dequantize() for n, c in (weights or {}).items()}
-        sums = {"nll": 0.0, "kl": 0.0, "agree": 0, "right": 0, "count": 0}
-        before = {"nll": 0.0, "right": 0}
+        sums: dict[str, float] = {"nll": 0.0, "kl": 0.0, "agree": 0, "right": 0, "count": 0}
+        before: dict[str, float] = {"nll": 0.0, "right": 0}
         total = -(-len(self.data.inputs) // self.data.batch)
         for index, (inputs, targets) in enumerate(self.data.batches()):
             step(index, total)
@@ -137,9 +137,9 @@ class Quality:
             found = self._log_probabilities(inputs, changed) if changed else reference
             best = found.argmax(1)
             usual = best if found is reference else reference.argmax(1)
-            for total, log_p, top in ((sums, found, best), (before, reference, usual)):
-                total["nll"] -= float(log_p.gather(1, targets[:, None]).double().sum())
-                total["right"] += int((top == targets).sum())
+            for of, log_p, top in ((sums, found, best), (before, reference, usual)):
+                of["nll"] -= float(log_p.gather(1, targets[:, None]).double().sum())
+                of["right"] += int((top == targets).sum())
             sums["agree"] += int((best == usual).sum())
             if changed:
                 sums["kl"] += float((reference.exp() * (reference - found)).double().sum())
@@ -150,7 +150,7 @@ class Quality:
         kl = max(sums["kl"] / count, 0.0)
         return {**self._score(sums, count), "kl": kl, "top1_agreement": sums["agree"] / count}
 
-    def _score(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
+    def _score(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         if self.data.labels is not None:
             return {"accuracy": sums["right"] / count}
         return {"perplexity": math.exp(min(sums["nll"] / count, 700.0))}

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 
 def make_plan(report: Report, model: Model, recipe: Recipe, only: set[str] | None = None) -> Plan:
-    """The plan (for the layers of these names), said before the work; Refused where memory will not suffice."""
+    """The plan (for the layers of these names), said before the work."""
     from ..engine import Plan, plan
-    from ..speed.cpu import free_bytes
 
     if not recipe:
         return Plan(recipe, ())
@@ -33,12 +32,6 @@ def make_plan(report: Report, model: Model, recipe: Recipe, only: set[str] | Non
     report.say(f"{recipe.label} on {model.name}: {first}, about {_size(planned.peak_bytes)} of memory")
     for line in more:
         report.say(line)
-    free = free_bytes()
-    if free is not None and planned.peak_bytes > free:
-        raise Refused(
-            f"{recipe.label} on {model.name} needs about {_size(planned.peak_bytes)} of memory and "
-            f"{_size(free)} are free: choose fewer layers with a selector"
-        )
     return planned
 
 
@@ -80,13 +73,13 @@ def calibration_batches(
 
 def evaluation_data(model: Model, text: Path | None, tokens: int | None) -> tuple[Evaluation | None, str]:
     """(what to measure on, "") or (None, why the model cannot be run). Refused for a text that will not do."""
+    from ..jobs import available
     from ..measure import evaluation
-    from ..speed.cpu import free_bytes
 
     if text is not None:
         _check_text(model, text, "--text")
-    needed, free = 4 * model.parameters, free_bytes()
-    if free is not None and needed > free and model.task is not None:
+    needed, free = 4 * model.parameters, available()
+    if needed > free and model.task is not None:
         return None, f"running {model.name} needs {_size(needed)} of memory, {_size(free)} are free"
     try:
         model.runner.module  # noqa: B018  the network itself: what transformers does not know ends here

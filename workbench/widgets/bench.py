@@ -171,6 +171,7 @@ class Bench(ipw.VBox):
         self._planner.request(None)
 
     def _update(self) -> None:
+        self._show_code()
         self.numbers.add_class("wb-stale")
         self._live.request(None)
 
@@ -178,13 +179,12 @@ class Bench(ipw.VBox):
         shown = self.session.error_map
         method = self.session.method
         if self.map_view.error_map is not shown:
-            yield shown  # the view asks for its tile itself when it hears of another matrix
+            yield shown
         elif not method.needs and not method.judge(shown.shape).skip:
             yield from shown.previewed(method, None, *self.map_view.asked)
         for index, answer in enumerate(self.session.live()):
-            tile = self.map_view.tile_now() if index == 0 else None
-            if tile is not None:  # the pixels first: they are what the eye follows
-                yield tile
+            if index == 0:  # the pixels first: they are what the eye follows
+                yield self.map_view.tile_now(shown)
             yield answer
 
     def _show_live(self, part: ErrorMap | Tile | Answer) -> None:
@@ -287,9 +287,9 @@ class Bench(ipw.VBox):
 
     def _applied(self, job: Job) -> None:
         self.apply.disabled = False
-        if job.state == "failed":
-            self._plan_failed(job.error or RuntimeError("failed"))  # type: ignore[arg-type]
         self._show_history()
+        if isinstance(job.error, Exception) and job.state == "failed":
+            self._failed(job.error)  # not in the plan's line, which is written anew
 
     def _act(self, action: str, value: Any = None) -> None:
         history = self.session.history

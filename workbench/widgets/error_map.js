@@ -54,7 +54,7 @@ function render({ model, el }) {
   const line = el.querySelector(".wb-map-line"), high = el.querySelector(".wb-map-high");
   const brush = canvas.getContext("2d");
   const picture = document.createElement("canvas");
-  let view = [0, 0, 1, 1], tile = null, table = null, seq = 0, busy = false, again = false, whole = true;
+  let view = [0, 0, 1, 1], tile = null, table = null, seq = 0, busy = 0, again = false, whole = true;
 
   const limit = () => model.get("limits")[model.get("view")] || 1;
   const log = () => model.get("logarithmic").includes(model.get("view"));
@@ -71,9 +71,10 @@ function render({ model, el }) {
   }
 
   function ask() {
-    // One request under way, the newest waiting: older ones are never sent.
-    if (busy) { again = true; return; }
-    busy = true;
+    // One request under way, the newest waiting: older ones are never sent. An answer that never came (a kernel
+    // that was restarted) is given up after three seconds.
+    if (busy && performance.now() - busy < 3000) { again = true; return; }
+    busy = performance.now();
     const [w, h] = size();
     model.send({ type: "tile", seq: ++seq, view: model.get("view"), reduction: model.get("reduction"),
                  window: [Math.floor(view[0]), Math.floor(view[1]), Math.ceil(view[2]), Math.ceil(view[3])],
@@ -153,10 +154,10 @@ function render({ model, el }) {
 
   function heard(message, buffers) {
     if (message.type === "at") return hovered(message);
-    if (message.type === "error") { line.textContent = message.text; busy = false; return; }
+    if (message.type === "error") { line.textContent = message.text; busy = 0; return; }
     if (message.type !== "tile") return;
     if (message.seq !== null) {
-      busy = false;
+      busy = 0;
       if (again) { again = false; ask(); }
     }
     // A tile of another view was asked for before the view was changed.
@@ -258,7 +259,7 @@ function render({ model, el }) {
   const on = { "change:view": () => { table = null; legend(); ask(); },
                "change:reduction": () => { legend(); ask(); },
                "change:limits": () => { table = null; legend(); paint(); },
-               "change:name": () => { line.textContent = hint; tile = null; table = null; legend(); reset(); },
+               "change:name": () => { line.textContent = hint; busy = 0; tile = null; table = null; legend(); reset(); },
                "change:height": settle, "msg:custom": heard };
   for (const [event, call] of Object.entries(on)) model.on(event, call);
   const watcher = new ResizeObserver(settle);

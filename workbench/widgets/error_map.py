@@ -70,10 +70,13 @@ class ErrorMapView(anywidget.AnyWidget):
         """(view, reduction) that the browser shows, for who computes a preview."""
         return self._asked["view"], self._asked["reduction"]
 
-    def tile_now(self) -> Tile | None:
-        """The tile of the window in view, computed in the caller's thread, to be given to `send_tile`."""
-        answer = self._tile(None)
-        return None if answer is None else answer[0]
+    def tile_now(self, error_map: ErrorMap) -> Tile:
+        """The tile to show of a map, computed in the caller's thread and to be given to `send_tile`: of the window
+        in view, or of the whole where the browser has not heard of this map yet."""
+        known = self._window if error_map is self.error_map else None
+        window = known or Window(0, 0, *error_map.shape)
+        most = min(int(self._asked["most"]), CELLS_MOST)
+        return error_map.tile(self._asked["view"], window, self._asked["reduction"], most)
 
     def send_tile(self, tile: Tile) -> None:
         """Send a tile that was computed elsewhere: a preview, or the answer to a change."""
@@ -94,9 +97,7 @@ class ErrorMapView(anywidget.AnyWidget):
         shown, seq = self.error_map, self._seq
         if shown is None:
             return None
-        window = self._window or Window(0, 0, *shown.shape)
-        most = min(int(self._asked["most"]), CELLS_MOST)
-        return shown.tile(self._asked["view"], window, self._asked["reduction"], most), seq
+        return self.tile_now(shown), seq
 
     def _send_tile(self, answer: tuple[Tile, int | None] | None) -> None:
         if answer is None:
