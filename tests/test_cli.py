@@ -272,7 +272,7 @@ def test_the_zoo_is_listed_from_its_records(shell, tmp_path, monkeypatch):
 )
 def test_an_embedded_model_is_measured(shell, recipe, name):
     try:
-        there = zoo.embedded(name).folder.is_dir()
+        there = zoo.embedded(name).here
     except wb.Refused as error:
         pytest.skip(str(error))
     if not there:

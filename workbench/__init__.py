@@ -57,7 +57,20 @@ _ROOMS = (
 )
 
 if TYPE_CHECKING:
-    from . import engine, figures, files, grid, inspect, jobs, measure, methods, model, spectra, speed
+    from . import (
+        engine,
+        figures,
+        files,
+        grid,
+        inspect,
+        jobs,
+        measure,
+        methods,
+        model,
+        spectra,
+        speed,
+        widgets,
+    )
     from .engine import Recipe, Step, Variant, apply, compress, plan
     from .errors import Refused
     from .files.export import export

@@ -93,7 +93,7 @@ def zoo(as_json: JSON = False) -> Report:
     from .model import zoo
 
     root = zoo.data_folder()
-    models = [_zoo_model(entry) for entry in zoo.MODELS if entry.folder.is_dir()]
+    models = [_zoo_model(entry) for entry in zoo.MODELS if entry.here]
     data = [
         {"name": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "path": str(file)}
         for file in sorted(root.rglob("*"))

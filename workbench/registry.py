@@ -24,6 +24,12 @@ class Registry:
         self._walked = False
 
     def add(self, name: str, thing: Any) -> None:
+        """Refused where another thing has that name already; the same one, defined again in a notebook, replaces it."""
+        known = self._known.get(name)
+        if known is not None and _place(known) != _place(thing):
+            raise Refused(
+                f"a {self.kind} called {name!r} is in {_place(known)} already: give {_place(thing)} another name"
+            )
         self._known[name] = thing
 
     def _walk(self) -> None:
@@ -52,3 +58,7 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         self._walk()
         return name in self._known
+
+
+def _place(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing)}"

@@ -17,6 +17,10 @@ from .plan import Plan, plan
 from .recipe import Recipe
 from .statistics import collect
 
+CHECKED_FIRST = (
+    10**9
+)  # weights that are read once more to look for NaN; beyond, a layer is refused when it comes
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -72,6 +76,9 @@ def apply(
         if resume is not None and resume.methods.get(name) == work[name]:
             weights[name], methods[name] = resume.weights[name], work[name]
     todo = [name for name in work if name not in methods]
+    if sum(model.layer(name).parameters for name in todo) <= CHECKED_FIRST:
+        for name in todo:
+            model.weight(name)  # refuses NaN, before anything has been worked on
     partial = False
     try:
         statistics = _calibrate(model, planned, todo, calibration, job)

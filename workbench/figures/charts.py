@@ -141,12 +141,12 @@ def pareto_figure(
         x=x[shown][order][best], y=y[shown][order][best], mode="lines", name="best so far", hoverinfo="skip",
         line={"color": blue, "width": 1, "dash": "dot", "shape": "hv"},
     )  # fmt: skip
-    indices = np.flatnonzero(shown)
+    indices = np.flatnonzero(shown).tolist()
     rings = [2.5 if i == active else 0 for i in indices]
     figure.add_scatter(
         x=x[shown], y=y[shown], mode="markers+text", name="variant", text=[points[i]["short"] for i in indices],
         textposition="top center", textfont={"size": 10},
-        customdata=[[points[i].get("index", int(i)), points[i]["hover"]] for i in indices],
+        customdata=[[points[i].get("index", i), points[i]["hover"]] for i in indices],
         hovertemplate="%{customdata[1]}<extra></extra>", cliponaxis=False,
         marker={"size": 10, "color": blue, "line": {"width": rings, "color": EDGE}},
     )  # fmt: skip

@@ -20,7 +20,6 @@ from .blocks import Blocks
 from .compressed import CompressedWeight
 from .grids import IntGrid
 
-ROUND = 1.5 * 2**23
 Convention = Literal["narrow", "half_step", "signed"]
 
 
@@ -42,7 +41,19 @@ def fit(
     w [out, in] float32. The scale is rounded to `scale_dtype` before the zero point is derived from it and any
     code is made, so that what is counted as 16 bits is what is used. A block of zeros has scale 1.
     """
-    return _scale(*block_range(w, blocks), bits, symmetric, convention, scale_dtype)
+    low, high = block_range(w, blocks)
+    if not symmetric:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        scale = _stored((high - low) / (2**bits - 1), scale_dtype)
+        zero = (-(low / scale.float()).round()).clamp_(0, 2**bits - 1)
+        return scale, zero.to(torch.uint8)
+    if convention == "narrow":
+        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+    elif convention == "half_step":
+        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 0.5)
+    else:
+        scale = torch.where(-low > high, low, high) / -(2 ** (bits - 1))
+    return _stored(scale, scale_dtype), None
 
 
 def quantize(
@@ -54,39 +65,16 @@ def quantize(
     convention: Convention = "narrow",
     scale_dtype: torch.dtype = torch.float16,
 ) -> CompressedWeight:
-    """Round to nearest, w [out, in] float32: `fit` and `encode` in one, which is faster for large matrices."""
+    """Round to nearest, w [out, in] float32: `fit` and `encode`, in one pass over a large matrix."""
     from . import fused
 
     grid = int_grid(bits, symmetric, convention)
     if blocks.rows == 1 and fused.fits(w, blocks):
-
-        def scale_of(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
-            return _scale(low, high, bits, symmetric, convention, scale_dtype)
-
-        codes, scale, zero = fused.quantize(w, grid, blocks, scale_of)
-        if scale.dtype == scale_dtype:  # else a chunk needs wider scales, and so do all: once more, below
-            return CompressedWeight(grid, codes, blocks, scale, zero)
+        made = fused.quantize(w, grid, blocks, convention if symmetric else "asymmetric", scale_dtype)
+        if made is not None:
+            return CompressedWeight(grid, made[0], blocks, made[1], made[2])
     scale, zero = fit(w, blocks, bits, symmetric=symmetric, convention=convention, scale_dtype=scale_dtype)
     return CompressedWeight(grid, encode(w, grid, blocks, scale, zero), blocks, scale, zero)
-
-
-def _scale(
-    low: Tensor, high: Tensor, bits: int, symmetric: bool, convention: Convention, scale_dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """(scale, zero) of blocks from their least and greatest weight, any shape."""
-    if not symmetric:
-        low, high = low.clamp(max=0), high.clamp(min=0)
-        scale = _stored((high - low) / (2**bits - 1), scale_dtype)
-        # Rounded half to even as in `fused`: torch.round wakes other threads for it, and this runs in several.
-        zero = (ROUND - (low / scale.float() + ROUND)).clamp_(0, 2**bits - 1)
-        return scale, zero.to(torch.uint8)
-    if convention == "narrow":
-        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
-    elif convention == "half_step":
-        scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 0.5)
-    else:
-        scale = torch.where(-low > high, low, high) / -(2 ** (bits - 1))
-    return _stored(scale, scale_dtype), None
 
 
 def block_range(w: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,6 @@ compiler may not fold because reassociation stays off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numba import njit
@@ -18,13 +16,18 @@ from .blocks import Blocks
 from .chunks import over_rows
 from .grids import IntGrid
 
-ScaleOf = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
-CHUNK_WEIGHTS = 2**20  # 4 MB of float32
-CHUNK_SCALES = 2**14  # torch shares the work on twice as many among threads of its own, which only wait here
+CONVENTIONS = ("asymmetric", "signed", "narrow", "half_step")
+ASYMMETRIC, SIGNED = 0, 1
+DROPPED = {
+    torch.float16: 13,
+    torch.bfloat16: 16,
+    torch.float32: 0,
+}  # bits of a float32 that a scale does without
 
 # No reassociation and no contraction: results must not depend on the vector width.
 FAST = {"nnan", "ninf", "nsz"}
 MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but its sign
+NOTHING = np.float32(0)
 ROUND = np.float32(12582912.0)  # 1.5 * 2^23: x + ROUND - ROUND rounds |x| < 2^22 half to even
 
 
@@ -55,9 +58,7 @@ def block_range(w: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
 def encode(w: Tensor, grid: IntGrid, blocks: Blocks, scale: Tensor, zero: Tensor | None) -> Tensor:
     """Codes [out, in], uint8 or int8."""
     array = w.numpy()
-    scales = scale.float().expand(w.shape[0], -1).numpy()
-    zeros = torch.zeros_like(scale, dtype=torch.float32) if zero is None else zero.float()
-    zeros = zeros.expand(w.shape[0], -1).numpy()
+    scales, zeros = per_row(scale, blocks), per_row(zero, blocks)
     codes = _codes(w, grid)
     target = codes.numpy()
     low, high = np.float32(grid.lowest), np.float32(grid.highest)
@@ -66,26 +67,51 @@ def encode(w: Tensor, grid: IntGrid, blocks: Blocks, scale: Tensor, zero: Tensor
 
 
 def quantize(
-    w: Tensor, grid: IntGrid, blocks: Blocks, scale_of: ScaleOf
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(codes, scale, zero) of blocks of one row: range, `scale_of(low, high)` and codes of each chunk of rows while it
-    is in the cache. `scale_of` is called with [rows, groups] on several threads."""
+    w: Tensor, grid: IntGrid, blocks: Blocks, convention: str, scale_dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """(codes, scale, zero) as `affine.fit` and `encode` make them, for blocks of one row, each row while it is in the
+    first cache. None where some scale does not fit into `scale_dtype`: then all of them have to be wider."""
     array, codes = w.numpy(), _codes(w, grid)
-    target, groups = codes.numpy(), blocks.counts[1]
-    lowest, highest = np.float32(grid.lowest), np.float32(grid.highest)
+    target, counts, asymmetric = codes.numpy(), blocks.counts, convention == "asymmetric"
+    scales = np.empty(counts, np.float32)
+    zeros = np.zeros(counts, np.uint8) if asymmetric else np.zeros((counts[0], 0), np.uint8)
+    limits = torch.finfo(scale_dtype)
+    rule = (
+        CONVENTIONS.index(convention),
+        np.float32(_steps(grid.bits, convention)),
+        np.float32(limits.tiny),
+        np.float32(limits.max),
+        DROPPED[scale_dtype],
+    )
+    bounds = np.float32(grid.lowest), np.float32(grid.highest)
 
-    def work(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        part, low, high = array[start:stop], *np.empty((2, stop - start, groups), np.float32)
-        _range(part.view(np.int32), 0, len(part), blocks.columns, low.view(np.int32), high.view(np.int32))
-        scale, zero = scale_of(torch.from_numpy(low), torch.from_numpy(high))
-        scales = scale.float().numpy()
-        zeros = np.zeros_like(scales) if zero is None else zero.float().numpy()
-        _encode(part, 0, len(part), blocks.columns, scales, zeros, lowest, highest, target[start:stop])
-        return scale, zero
+    def work(start: int, stop: int) -> bool:
+        return _quantize(
+            array, array.view(np.int32), start, stop, blocks.columns, rule, bounds, scales, zeros, target
+        )
 
-    rows = min(CHUNK_WEIGHTS // w.shape[1], CHUNK_SCALES // groups)
-    scales, zeros = zip(*over_rows(work, len(array), max(8, rows)), strict=True)
-    return codes, torch.cat(scales), None if zeros[0] is None else torch.cat(zeros)
+    if not all(over_rows(work, len(array))):
+        return None
+    return codes, torch.from_numpy(scales).to(scale_dtype), torch.from_numpy(zeros) if asymmetric else None
+
+
+def per_row(values: Tensor | None, blocks: Blocks) -> np.ndarray:
+    """A value per block as float32 [out, groups]; zeros for None. By NumPy, in this thread: torch would share work
+    as small as this among threads of its own, and on a busy machine wait for them longer than it takes."""
+    shape = blocks.shape[0], blocks.counts[1]
+    if values is None:
+        return np.zeros(shape, np.float32)
+    array = values.view(torch.int16) if values.dtype == torch.bfloat16 else values
+    array = array.cpu().numpy()
+    if values.dtype == torch.bfloat16:  # NumPy has none: its bits are the upper half of a float32's
+        array = (array.astype(np.int32) << 16).view(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(array.astype(np.float32), shape))
+
+
+def _steps(bits: int, convention: str) -> float:
+    """What the range of a block is divided by to give its scale."""
+    whole, half = 2**bits - 1, 2 ** (bits - 1)
+    return {"asymmetric": whole, "narrow": half - 1, "half_step": half - 0.5, "signed": -half}[convention]
 
 
 def _codes(w: Tensor, grid: IntGrid) -> Tensor:
@@ -94,6 +120,61 @@ def _codes(w: Tensor, grid: IntGrid) -> Tensor:
 
 
 # The loops below work on slices from 0, one per group: a loop from a variable start is not vectorised.
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _quantize(w, bits, start, stop, size, rule, bounds, scales, zeros, codes):
+    """Range, scales and codes of each row in turn; False as soon as a scale does not fit."""
+    convention, steps, least, most, dropped = rule
+    columns, groups = w.shape[1], scales.shape[1]
+    low, high = np.empty(groups, np.float32), np.empty(groups, np.float32)
+    for i in range(start, stop):
+        _range_with_zero(bits[i], size, low.view(np.int32), high.view(np.int32))
+        for group in range(groups):
+            a, b = low[group], high[group]
+            if convention == ASYMMETRIC:
+                scale = (b - a) / steps
+            elif convention == SIGNED:
+                scale = (a if -a > b else b) / steps
+            else:
+                scale = max(-a, b) / steps
+            scale = np.float32(1) if scale == 0 else scale
+            if abs(scale) < least or abs(scale) > most:
+                return False
+            scales[i, group] = scale
+        _shorten(scales[i].view(np.int32), dropped)
+        for group in range(groups):
+            scale, offset = scales[i, group], NOTHING
+            if convention == ASYMMETRIC:
+                offset = ROUND - (low[group] / scale + ROUND)
+                offset = min(max(offset, bounds[0]), bounds[1])
+                zeros[i, group] = np.uint8(offset)
+            first = group * size
+            last = min(columns, first + size)
+            _encode_group(w[i, first:last], scale, offset, bounds[0], bounds[1], codes[i, first:last])
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _range_with_zero(bits, size, low, high):
+    """Least and greatest of each group and 0, as bits of float32, which is what every convention asks for. Of raw
+    bits the greatest signed one is the greatest float, and the greatest unsigned one the least negative float."""
+    for group in range(low.shape[0]):
+        part = bits[group * size : min(bits.shape[0], group * size + size)]
+        greatest, negative = np.int32(0), np.uint32(0)
+        for j in range(part.shape[0]):
+            greatest, negative = max(greatest, part[j]), max(negative, np.uint32(part[j]))
+        high[group] = greatest
+        low[group] = min(np.int32(0), np.int32(negative))
+
+
+@njit(nogil=True, cache=True)
+def _shorten(bits, dropped):
+    """Round float32, given as its bits, half to even to `dropped` bits less."""
+    if dropped:
+        for j in range(bits.shape[0]):
+            half = (np.int32(1) << (dropped - 1)) - 1 + ((bits[j] >> dropped) & 1)
+            bits[j] = ((bits[j] + half) >> dropped) << dropped
 
 
 @njit(nogil=True, cache=True)

@@ -229,6 +229,17 @@ class ErrorMap(Viewable):
             theme=theme,
         )
 
+    def picture(self, view: View = "error") -> str:
+        """The whole map as the data: address of a PNG, in the colours and limits that the live view begins with."""
+        import base64
+
+        from ..figures.picture import png
+
+        tile = self.tile(view, Window(0, 0, *self.shape), most=CELLS_MOST // 8)
+        cells = tile.values.astype(np.float32) * tile.unit / self.natural_limit(view)
+        shares = np.log1p(255 * cells) / np.log(256) if view == "error" else cells
+        return "data:image/png;base64," + base64.b64encode(png(shares, 1.0)).decode()
+
     def _from_cells(self, view: View, window: Window, level: int, reduction: Reduction) -> np.ndarray:
         def part(cells: Cells) -> np.ndarray:
             side = 2**level

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numba import njit
 from torch import Tensor
 
 from ..grid import CompressedWeight, IntGrid
 from ..grid.chunks import over_rows
-from ..grid.fused import FAST
+from ..grid.fused import FAST, per_row
 
 CELL = 8  # weights on a side of the finest stored cells
 TILE = 1024  # columns that the compiled loops keep in the first cache: a multiple of CELL
@@ -111,11 +110,13 @@ def _cells_of(w: Tensor, compressed: CompressedWeight | None) -> tuple[Cells, fl
     strips = np.empty((rows, 2), np.float64)
     source = w.float().contiguous().numpy()
     affine = compressed is not None and isinstance(compressed.grid, IntGrid) and compressed.mask is None
+    affine = affine and compressed.scale is not None
     affine = affine and compressed.blocks.rows in (1, out) and compressed.blocks.columns > 1
     if affine:
-        scales = compressed.scale.float().expand(out, -1).numpy()
-        zeros = torch.zeros_like(compressed.scale) if compressed.zero is None else compressed.zero
-        zeros = zeros.float().expand(out, -1).numpy()
+        scales, zeros = (
+            per_row(compressed.scale, compressed.blocks),
+            per_row(compressed.zero, compressed.blocks),
+        )
         codes, size = compressed.codes.contiguous().numpy(), compressed.blocks.columns
 
     def work(start: int, stop: int) -> np.ndarray:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..jobs import Job
 
 P = ParamSpec("P")
+PROSE = {"note", "help", "summary", "source", "what", "scores", "status", "bounds"}  # columns of sentences
 Tell = Callable[..., None]  # tell(done, total, what)
 
 
@@ -138,19 +139,30 @@ def _print_tables(tables: Sequence[Table]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 10_000  # a file or a pipe has no width to fold at
+    terminal = console.width if console.is_terminal else 10_000  # a file or a pipe has no width to fold at
     for table in tables:
         made = RichTable(box=box.SIMPLE_HEAD)
+        needed = 2
         for name in table.columns:
-            texts = any(isinstance(plain(row.get(name)), str | list) for row in table.rows)
+            # A number that folds is misread: sentences fold, headings do at their underscores, the rest never.
+            cells = [cell(row.get(name)) for row in table.rows]
+            heading = name.replace("_", "\n") if console.is_terminal else name
+            widest = max(map(len, [*heading.split("\n"), *cells]))
             made.add_column(
-                name, justify="left" if texts else "right", overflow="fold", no_wrap=name == "name"
+                heading,
+                justify="left"
+                if any(isinstance(row.get(name), str | list) for row in table.rows)
+                else "right",
+                overflow="fold",
+                no_wrap=name not in PROSE,
             )
+            needed += 3 + (min(widest, 24) if name in PROSE else widest)
         for row in table.rows:
             made.add_row(*(Text(cell(row.get(name))) for name in table.columns))
+        console.width = max(terminal, needed)
         console.print(table.title, style="bold")
         console.print(made)
+        console.width = terminal
         if table.caption:
             console.print(table.caption, style="dim")
 

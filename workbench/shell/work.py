@@ -29,7 +29,7 @@ def make_plan(report: Report, model: Model, recipe: Recipe, only: set[str] | Non
     if only is not None:
         planned = replace(planned, layers=tuple(e for e in planned.layers if e.layer.name in only))
     first, *more = planned.describe()
-    report.say(f"{recipe.label} on {model.name}: {first}, about {_size(planned.peak_bytes)} of memory")
+    report.say(f"{recipe.label} on {model.name}: {first}")
     for line in more:
         report.say(line)
     return planned

@@ -70,6 +70,20 @@ class Bench(ipw.VBox):
         self._set_method(self.session.method)
         self._background.request("base")
 
+    def _repr_mimebundle_(self, **keywords: Any) -> dict[str, str]:
+        """The live view, and beside it a static picture with its numbers for pages without a kernel."""
+        bundle = super()._repr_mimebundle_(**keywords)
+        session = self.session
+        bundle["text/plain"] = f"Bench of {session.model!r}, {session.layer.name} under {session.method!r}"
+        if self.map_view.error_map is not None:
+            picture = self.map_view.error_map.picture()
+            bundle["text/html"] = (
+                f"<div><b>{escape(session.model.name)}</b> · {escape(self.header.detail)}<br>"
+                f"{escape(self.header.numbers)}<br>{escape(session.layer.name)} under {escape(repr(session.method))}: "
+                f"|w' − w|<br><img width='480' alt='error map' src='{picture}'>{self.numbers.value}</div>"
+            )
+        return bundle
+
     # The frame
 
     def _build(self) -> None:
@@ -264,7 +278,7 @@ class Bench(ipw.VBox):
         return self.session.plan().describe()
 
     def _show_plan(self, lines: list[str]) -> None:
-        self.apply.disabled = False
+        self.apply.disabled = self.job.job is not None  # one at a time
         rest = (
             f"<details><summary>why</summary>{'<br>'.join(map(escape, lines[1:]))}</details>"
             if lines[1:]

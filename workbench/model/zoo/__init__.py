@@ -29,6 +29,11 @@ class Embedded:
         return data_folder() / self.name
 
     @property
+    def here(self) -> bool:
+        """Whether its weights are there."""
+        return (self.folder / "model.safetensors").is_file()
+
+    @property
     def nbytes(self) -> int:
         return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
 
@@ -42,7 +47,7 @@ MODELS = (
     Embedded(
         "tiny-llama",
         "language",
-        "4.7 M parameter Llama (RMSNorm, RoPE, SwiGLU, GQA), trained on public-domain English",
+        "4.7 M parameter Llama (RMSNorm, RoPE, SwiGLU, GQA), trained on public-domain English and WordNet glosses",
         "tiny-llama/evaluation.txt",
     ),
     Embedded(
