@@ -252,7 +252,7 @@ def test_the_zoo_is_listed_from_its_records(shell, tmp_path, monkeypatch):
     record = {"parameters": 5, "test_perplexity": {"a": 9.5}, "log": [1, 2]}
     (folder / "training.json").write_text(json.dumps(record))
     (folder / "evaluation.txt").write_text("text")
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_text("{}")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     zoo.data_folder.cache_clear()
     try:

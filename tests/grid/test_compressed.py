@@ -129,4 +129,4 @@ def test_int_grids_know_their_ends():
 
 def test_a_float_format_that_torch_cannot_compute_in_is_widened():
     assert FloatGrid.of(torch.float8_e4m3fn).dtype_name == "float32"
-    assert FloatGrid.of(torch.bfloat16).bits == 16
+    assert FloatGrid.of(torch.bfloat16).code_bits == 16

@@ -75,11 +75,11 @@ class CompressedWeight:
         ones, ceil(log2 M) bits each, where that is less.
         """
         kept = self.numel if self.mask is None else int(self.mask.sum())
-        bits = {"codes": float(self.grid.bits * kept), "scales": 0.0, "zeros": 0.0, "mask": 0.0}
+        bits = {"codes": float(self.grid.code_bits * kept), "scales": 0.0, "zeros": 0.0, "mask": 0.0}
         if self.scale is not None:
             bits["scales"] = float(self.scale.numel() * self.scale.dtype.itemsize * 8)
         if self.zero is not None:
-            bits["zeros"] = float(self.zero.numel() * self.grid.bits)
+            bits["zeros"] = float(self.zero.numel() * self.grid.code_bits)
         if self.mask is not None:
             bits["mask"] = float(self.numel)
             if self.n_m is not None:

@@ -7,6 +7,8 @@ compiler may not fold because reassociation stays off.
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import torch
 from numba import njit
@@ -114,9 +116,22 @@ def _steps(bits: int, convention: str) -> float:
     return {"asymmetric": whole, "narrow": half - 1, "half_step": half - 0.5, "signed": -half}[convention]
 
 
+_spare: list[np.ndarray] = []  # the block of codes that was let go last
+
+
 def _codes(w: Tensor, grid: IntGrid) -> Tensor:
-    """Room for codes. NumPy asks the system for large pages, which are there ten times sooner than torch's."""
-    return torch.from_numpy(np.empty(w.shape, np.int8 if grid.signed else np.uint8))
+    """Room for codes: that of the last ones of this size that nobody refers to any more, as when a slider moves. The
+    system would clear every page of a new block first, which takes as long as encoding does."""
+    block = _spare.pop() if _spare else None
+    if block is None or block.size != w.numel():
+        block = np.empty(w.numel(), np.uint8)
+    codes = block.view(np.int8 if grid.signed else np.uint8).reshape(w.shape)
+    weakref.finalize(codes, _let_go, block).atexit = False
+    return torch.from_numpy(codes)  # which refers to `codes` as long as the tensor or any view of it lives
+
+
+def _let_go(block: np.ndarray) -> None:
+    _spare[:] = [block]
 
 
 # The loops below work on slices from 0, one per group: a loop from a variable start is not vectorised.

@@ -21,9 +21,13 @@ FLOATS = {
 
 
 class Grid(BaseModel):
-    """A set of representable values. `bits` is what one code costs."""
+    """A set of representable values; `code_bits` is what one code costs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def code_bits(self) -> int:
+        raise TypeError(f"{type(self).__name__} has no code_bits")
 
     def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:
         """Codes of the values nearest to x (+ zero), x in units of the scale; any shape."""
@@ -43,6 +47,10 @@ class IntGrid(Grid):
     bits: int = Field(ge=1, le=8)
     signed: bool = False
     narrow: bool = False
+
+    @property
+    def code_bits(self) -> int:
+        return self.bits
 
     @property
     def lowest(self) -> int:
@@ -72,10 +80,12 @@ class FloatGrid(Grid):
     @classmethod
     def of(cls, dtype: torch.dtype) -> FloatGrid:
         name = str(dtype).removeprefix("torch.")
-        return cls(dtype_name=name if name in FLOATS else "float32")  # fp8 and the like are stored widened
+        return cls.model_validate(
+            {"dtype_name": name if name in FLOATS else "float32"}
+        )  # fp8 is stored widened
 
     @property
-    def bits(self) -> int:
+    def code_bits(self) -> int:
         return FLOATS[self.dtype_name].itemsize * 8
 
     def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:

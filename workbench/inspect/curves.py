@@ -120,8 +120,8 @@ class Profile(Curve):
         from ..figures import profile_figure
 
         t = self.table
-        parts = [t[t["axis"] == axis] for axis in ("row", "column")]
-        (rows, columns) = [(p["index"].to_numpy(), p["rms_error"].to_numpy()) for p in parts]
+        index, error, axis = t["index"].to_numpy(), t["rms_error"].to_numpy(), t["axis"].to_numpy()
+        rows, columns = ((index[axis == name], error[axis == name]) for name in ("row", "column"))
         return profile_figure(rows, columns, self.name, theme=theme)
 
 

@@ -25,12 +25,13 @@ from ..methods import Method, Statistics
 from ..model import Layer, Model
 
 OUTPUT_TOKENS = 1024  # inputs that the error of a layer's output is measured on
+OUTPUT_IMAGES = 32  # a convolution has an input row for each pixel
 
 
 def layers(subject: Variant | Model, data: Evaluation | None = None, job: Job | None = None) -> pd.DataFrame:
     """One row a changed layer: errors, true bits per weight, bytes. Columns as in WEIGHT_COLUMNS.
 
-    With `data` the error of each layer's output on it (at most 1,024 tokens, or one batch of images) is measured
+    With `data` the error of each layer's output on it (its first 1,024 tokens, or 32 images) is measured
     too, with the unchanged model's activations as inputs; without, that column is empty.
     """
     variant = _variant(subject)
@@ -102,13 +103,9 @@ def output_errors(variant: Variant, changed: list[Layer], data: Evaluation) -> d
         runner = variant.base.runner
     except Refused:
         return {}
+    rows = OUTPUT_IMAGES if data.labels is not None else max(1, OUTPUT_TOKENS // data.inputs.shape[1])
     with runner.inputs_of(changed, hear):
-        seen = 0
-        for inputs, _ in data.batches():
-            runner.logits(inputs)
-            seen += inputs.numel() if data.labels is None else OUTPUT_TOKENS
-            if seen >= OUTPUT_TOKENS:
-                break
+        runner.logits(data.inputs[:rows])
     return {name: total.value for name, total in sums.items() if total.value is not None}
 
 

@@ -109,20 +109,12 @@ def _cells_of(w: Tensor, compressed: CompressedWeight | None) -> tuple[Cells, fl
     peak, total = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
     strips = np.empty((rows, 2), np.float64)
     source = w.float().contiguous().numpy()
-    affine = compressed is not None and isinstance(compressed.grid, IntGrid) and compressed.mask is None
-    affine = affine and compressed.scale is not None
-    affine = affine and compressed.blocks.rows in (1, out) and compressed.blocks.columns > 1
-    if affine:
-        scales, zeros = (
-            per_row(compressed.scale, compressed.blocks),
-            per_row(compressed.zero, compressed.blocks),
-        )
-        codes, size = compressed.codes.contiguous().numpy(), compressed.blocks.columns
+    affine = None if compressed is None else _affine_parts(compressed)
 
     def work(start: int, stop: int) -> np.ndarray:
         sums = np.zeros(inputs, np.float64)
-        if affine:
-            _affine_cells(source, codes, scales, zeros, size, start, stop, peak, total, strips, sums)
+        if affine is not None:
+            _affine_cells(source, *affine, start, stop, peak, total, strips, sums)
         elif compressed is None:
             _plain_cells(source[start:stop], source[start:stop], 0, start // CELL, peak, total, strips, sums)
         else:
@@ -133,6 +125,17 @@ def _cells_of(w: Tensor, compressed: CompressedWeight | None) -> tuple[Cells, fl
     columns_total = np.sum(over_rows(work, out), axis=0) if out else np.zeros(inputs)
     cells = Cells((out, inputs), peak, total, strips[:, 0], columns_total)
     return cells, float(strips[:, 1].sum())
+
+
+def _affine_parts(compressed: CompressedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
+    """(codes, scales, zeros, group size) where the compiled loop can decode them itself."""
+    blocks = compressed.blocks
+    if not isinstance(compressed.grid, IntGrid) or compressed.mask is not None or compressed.scale is None:
+        return None
+    if blocks.rows not in (1, compressed.shape[0]) or blocks.columns == 1:
+        return None
+    scales, zeros = per_row(compressed.scale, blocks), per_row(compressed.zero, blocks)
+    return compressed.codes.contiguous().numpy(), scales, zeros, blocks.columns
 
 
 # The loops go over tiles of 8 rows x TILE columns, so that the four sums of each column stay in the first cache.

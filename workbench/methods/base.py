@@ -165,7 +165,9 @@ def parameters_of(method: type[Method]) -> list[Parameter]:
             for key, side in (("ge", "low"), ("gt", "low"), ("le", "high"), ("lt", "high")):
                 if getattr(constraint, key, None) is not None:
                     bounds[side] = getattr(constraint, key)
-        kind, choices = _type_of(info.annotation), tuple(extra.get("choices", ()))  # type: ignore[arg-type]
+        # A JSON schema has lists where values are tuples.
+        choices = tuple(tuple(c) if isinstance(c, list) else c for c in extra.get("choices", ()))  # type: ignore[union-attr]
+        kind = _type_of(info.annotation)
         if get_origin(info.annotation) is Literal:
             choices = get_args(info.annotation)
         found.append(

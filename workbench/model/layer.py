@@ -63,7 +63,7 @@ def layer_of(info: TensorInfo, tied: tuple[str, ...] = (), conv1d: bool | None =
         shape = (info.shape[1], info.shape[0])
         notes.append("stored transposed [in, out]")
     elif experts:
-        shape = (info.shape[0] * info.shape[1], info.shape[2])
+        shape = (math.prod(info.shape[:-1]), info.shape[-1])
         notes.append(f"{info.shape[0]} experts stacked")
     else:
         shape = (info.shape[0], math.prod(info.shape[1:]))

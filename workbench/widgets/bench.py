@@ -72,7 +72,7 @@ class Bench(ipw.VBox):
 
     def _repr_mimebundle_(self, **keywords: Any) -> dict[str, str]:
         """The live view, and beside it a static picture with its numbers for pages without a kernel."""
-        bundle = super()._repr_mimebundle_(**keywords)
+        bundle = super()._repr_mimebundle_(**keywords) or {}
         session = self.session
         bundle["text/plain"] = f"Bench of {session.model!r}, {session.layer.name} under {session.method!r}"
         if self.map_view.error_map is not None:

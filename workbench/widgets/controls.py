@@ -99,7 +99,7 @@ class MethodControls(ipw.VBox):
         self._hear(self.method)
 
 
-def _control(parameter: Parameter, value: Any) -> ipw.ValueWidget:
+def _control(parameter: Parameter, value: Any) -> Any:
     """The control of one parameter: a slider where it is bounded, stops where those are named, else a choice."""
     label = parameter.name.replace("_", " ")
     common = {"description": label, "tooltip": f"{parameter.name}: {parameter.help}", "layout": _WIDE}

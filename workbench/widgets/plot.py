@@ -50,7 +50,7 @@ class Plot(anywidget.AnyWidget):
 
     def show(self, figure: go.Figure) -> None:
         """Draw another figure; arrays travel as base64, not as lists of decimal numbers."""
-        meta = figure["layout"]["meta"] or {}
+        meta = figure.to_dict().get("layout", {}).get("meta") or {}
         with self.hold_sync():
             self.label = meta.get("caption", "")
             self.spec = figure.to_json()

@@ -54,7 +54,7 @@ class Magnitude(Method):
     n_m: tuple[int, int] | None = Field(
         None,
         description="keep N of every M inputs instead of a share",
-        json_schema_extra={"choices": [None, (2, 4), (4, 8), (1, 4)]},
+        json_schema_extra={"choices": [None, [2, 4], [4, 8], [1, 4]]},
     )
 
     _n_m = field_validator("n_m", mode="before")(parse_n_m)
