@@ -243,6 +243,29 @@ def test_one_scale_that_half_precision_would_lose_makes_all_of_them_wider():
         assert_same(made, quantize(w, blocks, 4))
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_scales_half_way_between_two_short_floats_go_to_the_even_one(name):
+    # At two bits the narrow scale is the greatest weight of the group: 1 + an odd number of half steps.
+    dtype = getattr(torch, name)
+    half = torch.finfo(dtype).eps / 2
+    w = torch.zeros(8, 1024)
+    w[:, ::32] = 1 + half * torch.arange(1, 257).reshape(8, 32)
+    w[4:] *= -1
+    made = quantize(w, Blocks.of((8, 1024), "group", 32), 2, symmetric=True, scale_dtype=dtype)
+    assert torch.equal(made.scale, w[:, ::32].abs().to(dtype))
+
+
+def test_a_zero_point_that_a_coarse_scale_pushes_out_is_the_last_code():
+    w = -torch.rand(64, 128, generator=torch.Generator().manual_seed(9))
+    blocks = Blocks.of((64, 128), "group", 32)
+    made = quantize(w, blocks, 8, scale_dtype=torch.bfloat16)
+    low = blocks.reduce(w, "amin")
+    assert (-(low / made.scale.float()).round()).max() > 255  # bf16 rounds some scales down that far
+    assert made.zero.min() >= 254
+    with patch.object(fused, "fits", return_value=False):
+        assert_same(made, quantize(w, blocks, 8, scale_dtype=torch.bfloat16))
+
+
 @pytest.mark.parametrize("out", [1, 7, 8, 9, 255, 257, 515])
 def test_the_compiled_path_covers_every_row_and_chunk(out):
     # Chunks of rows are multiples of 8; the last is not. The row's number is its extreme.

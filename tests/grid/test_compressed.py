@@ -68,7 +68,7 @@ def test_masks_compose_and_an_n_m_pattern_does_not_survive_another_mask():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(8, 16, generator=generator) > 0.5 for _ in range(2))
     w = made(noise(8, 16), group_size=8)
-    both = w.with_mask(first, (2, 4)).with_mask(second)
+    both = w.with_mask(first, (2, 4)).with_mask(second, (2, 4))
     assert torch.equal(both.mask, first & second)
     assert both.n_m is None
     assert w.with_mask(first, (2, 4)).n_m == (2, 4)

@@ -73,7 +73,7 @@ def test_the_newest_request_wins_and_those_between_are_never_computed():
 
 def test_later_parts_of_an_outdated_answer_are_dropped_and_the_generator_is_closed():
     async def main():
-        previewed, go_on, shown, closed = threading.Event(), threading.Event(), [], []
+        previewed, go_on, shown, closed, computed = threading.Event(), threading.Event(), [], [], []
 
         def compute(x):
             try:
@@ -82,6 +82,7 @@ def test_later_parts_of_an_outdated_answer_are_dropped_and_the_generator_is_clos
                     previewed.set()
                     go_on.wait(5)
                 yield f"{x} exact"
+                computed.append(x)
                 yield f"{x} more"
             finally:
                 closed.append(x)
@@ -92,6 +93,7 @@ def test_later_parts_of_an_outdated_answer_are_dropped_and_the_generator_is_clos
         latest.request("new")
         go_on.set()
         await settle(shown, 4)
+        assert computed == ["new"]  # the old one was not even computed to its end
         return shown, closed
 
     shown, closed = on_a_loop(main)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import Refused
 from ..grid import CompressedWeight, uncompressed
@@ -33,7 +34,7 @@ VIEWS: dict[str, str] = {
     "relative": "|w' - w| / |w|",
 }
 CELLS_MOST = 240_000  # cells of a tile: 480 kB in float16
-EXACT_MOST = 4_000_000  # weights in view up to which a tile is reduced from the exact elements
+EXACT_MOST = 1_000_000  # weights in view up to which a tile is reduced from the exact elements
 PREVIEW_FROM = 3_000_000  # weights from which a change is previewed on a sample of the rows
 PREVIEW_EVERY = 16
 WRONG = 1e4  # a relative error at most: what is left of a weight of zero that is not zero any more
@@ -266,14 +267,13 @@ def _cells_of_compressed(compressed: CompressedWeight) -> Cells:
 
 
 def _pool(values: np.ndarray, side: int, reduction: Reduction) -> np.ndarray:
+    """Cells of `side` x `side` elements, smaller at ragged edges; torch's pooling runs on all cores."""
     if side == 1:
         return values
-    rows, columns = np.arange(0, values.shape[0], side), np.arange(0, values.shape[1], side)
+    image = torch.from_numpy(values)[None, None]
     if reduction == "max":
-        return np.maximum.reduceat(np.maximum.reduceat(values, rows, 0), columns, 1)
-    total = np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1)
-    counts = np.outer(np.diff(np.r_[rows, values.shape[0]]), np.diff(np.r_[columns, values.shape[1]]))
-    return total / counts
+        return F.max_pool2d(image, side, ceil_mode=True)[0, 0].numpy()
+    return F.avg_pool2d(image, side, ceil_mode=True, count_include_pad=False)[0, 0].numpy()
 
 
 def _tile(view: View, window: Window, cell: int, values: np.ndarray) -> Tile:

@@ -61,6 +61,7 @@ class Bench(ipw.VBox):
         self.session = model if isinstance(model, Session) else Session(model, data, layer, method)
         self.theme = "light"
         self._numbers: dict[str, float | None] = {}
+        self._followed: Method | None = None  # the method that map and plan are of
         self._build()
         self._connect()
         super().__init__([self.header, self.frame, self.tried])
@@ -180,9 +181,14 @@ class Bench(ipw.VBox):
     def _set_method(self, method: Method) -> None:
         self.session.method = method
         self._update()
-        if self.map_choice.value == "method":
-            self._colour()
-        self._planner.request(None)
+
+    def _follow(self) -> None:
+        """The map and the plan under a changed method: after the pixels, for two cores are soon busy."""
+        if self._followed is not self.session.method:
+            self._followed = self.session.method
+            if self.map_choice.value == "method":
+                self._colour()
+            self._planner.request(None)
 
     def _update(self) -> None:
         self._show_code()
@@ -209,6 +215,7 @@ class Bench(ipw.VBox):
         else:
             if "output_relative_error" not in part.numbers:  # the first answer: the weight has just changed
                 self._draw_curve()
+                self._follow()
             self.controls.refuse("")
             # What is still being measured keeps its last value, in grey.
             self._numbers = {**self._numbers, **part.numbers}
@@ -228,6 +235,7 @@ class Bench(ipw.VBox):
     def _failed(self, error: Exception) -> None:
         text = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
         self.controls.refuse(text)
+        self._follow()
 
     # The lower view
 
