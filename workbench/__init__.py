@@ -87,6 +87,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _HOMES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,6 +23,7 @@ class Registry:
         self.kind, self.package = kind, package
         self._known: dict[str, Any] = {}
         self._walked = False
+        self._lock = threading.RLock()
 
     def add(self, name: str, thing: Any) -> None:
         """Refused where another thing has that name already; the same one, defined again in a notebook, replaces it."""
@@ -35,12 +37,13 @@ class Registry:
     def _walk(self) -> None:
         if self._walked:
             return
-        self._walked = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
-            importlib.import_module(module.name)
-        for entry in entry_points(group=f"workbench.{self.kind}"):
-            entry.load()
+        with self._lock:  # one thread walks, others wait for the whole; a module that fails is tried again
+            package = importlib.import_module(self.package)
+            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+                importlib.import_module(module.name)
+            for entry in entry_points(group=f"workbench.{self.kind}"):
+                entry.load()
+            self._walked = True
 
     def names(self) -> list[str]:
         self._walk()

@@ -25,12 +25,6 @@ def test_ragged_says_whether_the_last_block_is_smaller():
     assert not Blocks((6, 10), 2, 5).ragged
 
 
-def test_a_part_of_the_rows_keeps_the_partition():
-    assert Blocks.of((64, 10), "tensor").take_rows(8) == Blocks((8, 10), 8, 10)
-    assert Blocks.of((64, 10), "group", 5).take_rows(8) == Blocks((8, 10), 1, 5)
-    assert Blocks((64, 10), 4, 1).take_rows(8) == Blocks((8, 10), 4, 1)
-
-
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 13), st.integers(1, 13), st.integers(1, 15), st.integers(1, 15), st.integers(0, 99))
 def test_reduce_and_expand_are_what_loops_would_do(out, inputs, rows, columns, seed):

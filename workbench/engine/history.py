@@ -34,10 +34,11 @@ class History:
     def variants(self) -> list[Variant]:
         return [node.variant for node in self.nodes]
 
-    def add(self, variant: Variant) -> None:
-        """A new variant after the active one; it becomes active."""
-        self.nodes.append(Node(variant, self.active))
-        self.nodes[self.active].redo = len(self.nodes) - 1
+    def add(self, variant: Variant, parent: int | None = None) -> None:
+        """A new variant after `parent` (the active one by default); it becomes active."""
+        parent = self.active if parent is None else parent
+        self.nodes.append(Node(variant, parent))
+        self.nodes[parent].redo = len(self.nodes) - 1
         self.active = len(self.nodes) - 1
 
     def replace(self, index: int, variant: Variant) -> None:

@@ -92,6 +92,11 @@ def plan(model: Model, recipe: Recipe) -> Plan:
 
     Raises Refused for a selector that matches nothing, and where nothing is left to do.
     """
+    if not isinstance(model, Model) or not isinstance(recipe, Recipe):
+        given = ", ".join(type(thing).__name__ for thing in (model, recipe))
+        raise Refused(
+            f"a plan is of a Model and a Recipe, not of {given}: wb.load(...), wb.Recipe([wb.RTN(bits=4)])"
+        )
     methods: dict[str, list[Method]] = {}
     spared: dict[str, str] = {}
     for step in recipe:

@@ -36,7 +36,9 @@ class Step:
 class Recipe:
     """Ordered steps. `Recipe([RTN(bits=4), Step(RTN(bits=8), "role:down")])`; equal where the steps are."""
 
-    def __init__(self, steps: Iterable[Step | Method] = ()):
+    def __init__(self, steps: Iterable[Step | Method] | Step | Method = ()):
+        if isinstance(steps, Step | Method):
+            steps = [steps]
         self.steps = tuple(step if isinstance(step, Step) else Step(step) for step in steps)
         for step in self.steps:
             if not isinstance(step.method, Method):

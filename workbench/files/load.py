@@ -24,6 +24,14 @@ from .hub import fetch
 from .open import open_source
 
 CONTEXT = 512  # tokens a window at most: perplexities are comparable, and two cores can hold the logits
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -45,7 +53,10 @@ def load(
     """
     if isinstance(what, nn.Module):
         return _from_module(what, name, tokenizer, task)
-    text = os.fspath(what)
+    try:
+        text = os.fspath(what)
+    except TypeError:
+        raise Refused(f"load takes a name, a path or a torch module, not {type(what).__name__}") from None
     if zoo.is_embedded(text):
         return _from_path(zoo.embedded(text).folder, text)
     path = Path(text).expanduser()
@@ -72,13 +83,13 @@ def _from_module(module: nn.Module, name: str | None, tokenizer: Any, task: Task
     source, layers = module_layers(module)
     config: Any = getattr(module, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    if task is None and "CausalLM" in type(module).__name__:
+    if task is None and any(word in type(module).__name__ for word in ("CausalLM", "LMHead")):
         task = "language"
     runner: Runner | str = (
         f"{type(module).__name__} in memory: pass task='language' or 'classification' to load"
     )
     if task is not None:
-        context = min(CONTEXT, settings.get("max_position_embeddings") or CONTEXT)
+        context = _context(settings)
         runner = Runner(
             lambda: copy.deepcopy(module).float(), task, context, (lambda: tokenizer) if tokenizer else None
         )
@@ -112,10 +123,7 @@ def _runner(folder: Path | None, config: dict[str, Any], source: Source) -> Runn
     architectures = config.get("architectures") or []
     if not any("CausalLM" in a or "LMHead" in a for a in architectures) and "model_type" not in config:
         return f"{folder}/config.json names no architecture"
-    context = config.get("max_position_embeddings") or config.get("n_positions") or CONTEXT
-    return Runner(
-        _causal_language_model(folder, config), "language", min(CONTEXT, int(context)), _tokenizer(folder)
-    )
+    return Runner(_causal_language_model(folder, config), "language", _context(config), _tokenizer(folder))
 
 
 def _image_network(folder: Path, config: dict[str, Any], source: Source) -> Runner | str:
@@ -141,6 +149,11 @@ def _image_network(folder: Path, config: dict[str, Any], source: Source) -> Runn
         return module
 
     return Runner(build, "classification", prepare=lambda images: (images.float() / 255 - mean) / deviation)
+
+
+def _context(config: dict[str, Any]) -> int:
+    """Tokens a window: what the model was made for, at most CONTEXT."""
+    return min(CONTEXT, int(config.get("max_position_embeddings") or config.get("n_positions") or CONTEXT))
 
 
 def _causal_language_model(folder: Path, config: dict[str, Any]) -> Callable[[], nn.Module]:
@@ -183,14 +196,17 @@ def _tokenizer(folder: Path) -> Callable[[], Any]:
     def build() -> Any:
         import transformers
 
-        try:
-            return transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise Refused(
-                f"no tokenizer could be made from {folder} ({reason}): it needs tokenizer.json"
-            ) from None
+        reason = "it has neither tokenizer.json nor a vocabulary"
+        # Without these transformers makes an empty tokenizer of the architecture's kind.
+        if any((folder / name).exists() for name in TOKENIZER_FILES):
+            try:
+                return transformers.AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise Refused(
+            f"no tokenizer could be made from {folder}: {reason}; put the model's own tokenizer.json there"
+        )
 
     return build

@@ -40,10 +40,6 @@ class Blocks:
         """Whether the last block is smaller than the others."""
         return self.shape[0] % self.rows != 0 or self.shape[1] % self.columns != 0
 
-    def take_rows(self, out: int) -> Blocks:
-        """The same partition of a matrix of `out` rows, for a part or a sample of the rows."""
-        return Blocks((out, self.shape[1]), min(self.rows, out) if self.rows > 1 else 1, self.columns)
-
     def reduce(self, w: Tensor, how: str) -> Tensor:
         """amin, amax or sum of w [out, in] over each block: [counts]."""
         for axis, size in ((1, self.columns), (0, self.rows)):

@@ -122,7 +122,10 @@ _spare: list[np.ndarray] = []  # the block of codes that was let go last
 def _codes(w: Tensor, grid: IntGrid) -> Tensor:
     """Room for codes: that of the last ones of this size that nobody refers to any more, as when a slider moves. The
     system would clear every page of a new block first, which takes as long as encoding does."""
-    block = _spare.pop() if _spare else None
+    try:
+        block = _spare.pop()
+    except IndexError:  # none was let go, or another thread has taken it
+        block = None
     if block is None or block.size != w.numel():
         block = np.empty(w.numel(), np.uint8)
     codes = block.view(np.int8 if grid.signed else np.uint8).reshape(w.shape)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -70,6 +70,8 @@ class Session:
         self.model = model.base
         self._data = data
         self.history = History(Variant(self.model, Recipe()))
+        if model.overlays:  # what was done to it already lies on the bench as the first variant
+            self.history.add(Variant(self.model, Recipe(), model.overlays))
         self.method: Method = method or METHODS["rtn"]()
         self.selector = "*"
         self._layer = model.layer(layer).name if layer else _first_choice(model).name
@@ -233,9 +235,8 @@ class Session:
         """
         if self.job is not None and self.job.state == "running":
             raise Refused("an apply is running: cancel it first, or wait for its end")
-        recipe, active = self.recipe, self.history.variant
-        needs = plan(self.model, recipe).needs
-        batches = evaluation(self.model, part="calibration").inputs_only() if needs else None
+        recipe, active, parent = self.recipe, self.history.variant, self.history.active
+        batches = self._calibration(recipe)
 
         def work(job: Job) -> Variant:
             made = apply(self.model, recipe, calibration=batches, job=job, resume=active)
@@ -251,11 +252,16 @@ class Session:
                 except Refused as reason:  # the changed weights are worth keeping all the same
                     job.text = f"applied, not measured: {reason}"
             if made.weights or made.recipe.steps == ():
-                self.history.add(made)
+                self.history.add(made, parent)
             return made
 
         self.job = Job(work, "apply")
         return self.job.start()
+
+    def _calibration(self, recipe: Recipe) -> list[Tensor] | None:
+        """Calibration inputs where a recipe needs them."""
+        needs = plan(self.model, recipe).needs
+        return evaluation(self.model, part="calibration").inputs_only() if needs else None
 
     def measure_base(self) -> None:
         """Fill in the measures of the unchanged model."""
@@ -282,17 +288,32 @@ class Session:
         variant = self.history.variant
         if variant.recipe.steps:
             steps = ", ".join(_qualified(step) for step in variant.recipe)
+            calibration = ""
+            if any(step.method.needs for step in variant.recipe):
+                lines += ["", 'calibration = wb.evaluation(model, part="calibration").inputs_only()']
+                calibration = ", calibration=calibration"
+            whole = "" if not variant.partial else f" (cancelled here after {len(variant.methods)} layers)"
             lines += [
                 "",
-                "# the active variant",
-                f"variant = wb.apply(model, wb.Recipe([{steps}]))",
+                f"# the active variant{whole}",
+                f"variant = wb.apply(model, wb.Recipe([{steps}]){calibration})",
             ]
-            if not self.why_not:
-                lines += ["measures = wb.inspect.model(variant)", "print(measures.to_string(index=False))"]
+            if variant.measures:
+                data = (
+                    f"wb.evaluation(model, {self.data.code})"
+                    if self.data.code
+                    else "data  # the data given to the bench"
+                )
+                lines += [
+                    f"data = {data}" if self.data.code else f"# {data}",
+                    "measures = wb.inspect.model(variant, data)",
+                    "print(measures.to_string(index=False))",
+                ]
         return "\n".join(lines) + "\n"
 
     def save(self, path: str | os.PathLike = "session.json") -> Path:
-        """Write what is needed to come back after the kernel has ended: model, layer, method, recipes."""
+        """Write what is needed to come back after the kernel has ended: model, layer, method, selector, and the
+        tree of variants as recipes."""
         target, model = Path(path), _address(self.model)
         if model is None:
             raise Refused(f"{self.model.name} is in memory and would be gone: save it as a checkpoint first")
@@ -300,7 +321,16 @@ class Session:
             "model": model,
             "layer": self._layer,
             "method": repr(self.method),
-            "variants": [v.recipe.to_yaml() for v in self.history.variants[1:]],
+            "selector": self.selector,
+            "active": self.history.active,
+            "variants": [
+                {
+                    "recipe": node.variant.recipe.to_yaml(),
+                    "parent": node.parent,
+                    "only": sorted(node.variant.methods) if node.variant.partial else None,
+                }
+                for node in self.history.nodes[1:]
+            ],
         }
         beside = target.with_name(target.name + ".part")
         beside.write_text(json.dumps(state, indent=1) + "\n", "utf-8")
@@ -315,14 +345,25 @@ class Session:
         try:
             state = json.loads(Path(path).read_text("utf-8"))
             address, layer, method = (str(state[key]) for key in ("model", "layer", "method"))
-            variants = [str(text) for text in state["variants"]]
+            selector, active = str(state["selector"]), int(state["active"])
+            variants = [(str(v["recipe"]), int(v["parent"]), v["only"]) for v in state["variants"]]
         except (OSError, ValueError, LookupError, TypeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise Refused(f"the session {os.fspath(path)} cannot be read: {reason}") from None
         session = cls(load(address), layer=layer, method=parse_method(method))
-        for text in variants:
-            made = apply(session.model, Recipe.from_yaml(text, os.fspath(path)))
-            session.history.add(made if session.why_not else measured(made, session.quality))
+        for text, parent, only in variants:
+            recipe = Recipe.from_yaml(text, os.fspath(path))
+            made = apply(session.model, recipe, calibration=session._calibration(recipe))
+            if only is not None:  # one that was cancelled comes back with the layers it had
+                weights = {name: made.weights[name] for name in only}
+                made = replace(
+                    made, weights=weights, methods={n: made.methods[n] for n in only}, partial=True
+                )
+            elif not session.why_not:
+                made = measured(made, session.quality)
+            session.history.add(made, parent)
+        session.selector = selector
+        session.history.go(active)
         return session
 
 

@@ -44,6 +44,7 @@ class Evaluation:
     labels: Tensor | None
     what: str
     batch: int
+    code: str = ""  # what makes it again, as arguments of `evaluation` after the model; empty where unknown
 
     def __len__(self) -> int:
         """Predictions that are scored."""
@@ -90,13 +91,19 @@ def evaluation(
         ids = runner.tokenize(content)
     context = min(runner.context or 512, tokens)
     if len(ids) < context:
+        fewer = f", or fewer tokens (--tokens {len(ids)})" if len(ids) >= 2 else ""
         raise Refused(
-            f"the text {path} has {len(ids)} tokens, less than one context of {context}: "
-            f"give a longer text or fewer tokens (--tokens {max(2, len(ids))})"
+            f"the text {path} has {len(ids)} tokens, less than one context of {context}: give a longer text{fewer}"
         )
     windows = min(len(ids), tokens) // context
     inputs = torch.tensor(ids[: windows * context]).view(windows, context)
-    return Evaluation(inputs, None, f"{windows * context:,} tokens of {path.name}", max(1, 2048 // context))
+    what = f"{windows * context:,} tokens of {path.name}"
+    code = (
+        f"text={os.path.abspath(path)!r}, tokens={tokens}"
+        if text is not None
+        else f"tokens={tokens}, part={part!r}"
+    )
+    return Evaluation(inputs, None, what, max(1, 2048 // context), code)
 
 
 def _images(part: str) -> Evaluation:
@@ -104,7 +111,9 @@ def _images(part: str) -> Evaluation:
 
     source = open_source(zoo.data_folder() / "fashion-mnist" / f"{part}.safetensors")
     images, labels = source.read("images"), source.read("labels").long()
-    return Evaluation(images, labels, f"{len(images):,} {part} images of Fashion-MNIST", 250)
+    return Evaluation(
+        images, labels, f"{len(images):,} {part} images of Fashion-MNIST", 250, f"part={part!r}"
+    )
 
 
 class Quality:

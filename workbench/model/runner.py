@@ -7,6 +7,7 @@ A runner builds the module once, in float32 evaluation mode, and runs it with an
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,7 +27,10 @@ class Runner:
 
     `build` returns the module; it is called once, when first needed. `task` says what the outputs are: logits
     [batch, tokens, vocabulary] of token ids, or [batch, classes] of images. `context` is the longest input of a
-    language model in tokens, `tokenize` turns text into ids, and `data` names the embedded evaluation data.
+    language model in tokens, `tokenizer` makes its tokenizer and `prepare` its inputs.
+
+    A run swaps weights of the one module and hooks hear every run of it, so a lock lets one thread run at a time:
+    a slider's and a job's take turns batch by batch.
     """
 
     def __init__(
@@ -39,18 +43,23 @@ class Runner:
     ):
         self._build, self.task, self.context = build, task, context
         self._tokenizer, self.prepare = tokenizer, prepare
+        self._lock = threading.RLock()
+        self._module: nn.Module | None = None
 
-    @cached_property
+    @property
     def module(self) -> nn.Module:
-        module = self._build().eval()
-        for parameter in module.parameters():
-            parameter.requires_grad_(False)
-        return module
+        with self._lock:
+            if self._module is None:
+                module = self._build().eval()
+                for parameter in module.parameters():
+                    parameter.requires_grad_(False)
+                self._module = module
+            return self._module
 
     @property
     def built(self) -> bool:
         """Whether the module is in memory already."""
-        return "module" in self.__dict__
+        return self._module is not None
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -91,7 +100,8 @@ class Runner:
         if self.prepare is not None:
             inputs = self.prepare(inputs)
         keywords = {"use_cache": False} if self._takes_cache else {}
-        result = torch.func.functional_call(self.module, changed, (inputs,), keywords)
+        with self._lock:
+            result = torch.func.functional_call(self.module, changed, (inputs,), keywords)
         return (result if isinstance(result, Tensor) else result.logits).float()
 
     @cached_property
@@ -100,12 +110,13 @@ class Runner:
 
     @contextmanager
     def inputs_of(self, layers: list[Layer], hear: Callable[[Layer, Tensor], None]) -> Iterator[None]:
-        """While open, every run of the module tells `hear(layer, x)` the input x [tokens, in] of these layers.
+        """While open, every run of the module tells `hear(layer, x)` the input x [tokens, in] of these layers; other
+        threads wait.
 
         Linear layers and GPT-2's Conv1D give their input rows; convolutions their unfolded patches (im2col), so
         that x W^T is the layer's output in each case. Embeddings have no input rows and are left out.
         """
-        handles = []
+        hooks: list[tuple[nn.Module, Callable[..., None]]] = []
         modules = dict(self.module.named_modules())
         for layer in layers:
             module = modules.get(re.sub(r"\.weight$", "", self.parameter_name(layer)))
@@ -117,12 +128,14 @@ class Runner:
                 if rows is not None:
                     hear(layer, rows)
 
-            handles.append(module.register_forward_pre_hook(hook))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            hooks.append((module, hook))
+        with self._lock:
+            handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
+            try:
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
 
 
 def _input_rows(module: nn.Module, x: Tensor, layer: Layer) -> Tensor | None:

@@ -326,6 +326,7 @@ class Bench(ipw.VBox):
         last = history.variant.recipe.steps[-1:]
         if last:
             self.controls.set(last[0].method)
+            self.selector.value = last[0].layers
             self._set_method(last[0].method)
         self._show_history()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +107,11 @@ def _control(parameter: Parameter, value: Any) -> Any:
     if parameter.type == "bool":
         return ipw.Checkbox(value=value, indent=False, **common)
     if parameter.stops:
-        stops = list(parameter.stops) if value in parameter.stops else sorted([*parameter.stops, value])
+        stops = (
+            list(parameter.stops)
+            if value in parameter.stops
+            else sorted([*parameter.stops, value], key=lambda stop: stop if stop >= 0 else math.inf)
+        )
         names = [("row" if stop == -1 else str(stop), stop) for stop in stops]
         return ipw.SelectionSlider(options=names, value=value, **common)
     if parameter.type == "choice":

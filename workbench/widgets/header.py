@@ -10,7 +10,7 @@ import traitlets
 
 
 class Header(anywidget.AnyWidget):
-    """`hear(action, value)` is called for a click: ("go", index), ("undo", None), ("redo", None), ("code", None)."""
+    """`hear(action, value)` is called for a click: ("go", index), ("undo", None), ("redo", None)."""
 
     _esm = Path(__file__).with_name("header.js")
     _css = Path(__file__).with_name("bench.css")
