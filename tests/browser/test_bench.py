@@ -15,7 +15,7 @@ import workbench as wb
 
 class Slow(wb.Method):
     name, kind, summary, source = "slow", "quantize", "a stand-in that takes its time", "this test"
-    seconds: float = 0.15
+    seconds: float = 0.5
     def compress(self, w, statistics=None):
         time.sleep(self.seconds)
         return wb.RTN(bits=3).compress(w)
@@ -235,7 +235,7 @@ def test_a_reload_in_the_middle_of_an_apply_loses_nothing_and_cancel_keeps_the_f
     chips = page.locator(".wb-bench .wb-chip").all_text_contents()
     assert chips[0] == "base"
     assert "(partial)" in chips[1]
-    print(f"\nCancel to the partial variant, in the browser: {1000 * seconds:.0f} ms with layers of 150 ms")
+    print(f"\nCancel to the partial variant, in the browser: {1000 * seconds:.0f} ms with layers of 500 ms")
 
 
 def test_eight_figures_send_at_most_six_megabytes(lab):

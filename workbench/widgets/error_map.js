@@ -145,7 +145,7 @@ function render({ model, el }) {
 
   function settle() {
     const dpr = ratio(), box = stage.getBoundingClientRect();
-    const width = Math.max(120, Math.round((box.width - 46) * dpr)), height = Math.round(model.get("height") * dpr);
+    const width = Math.max(120, Math.round((box.width - 56) * dpr)), height = Math.round(model.get("height") * dpr);
     if (canvas.width === width && canvas.height === height) return;
     canvas.width = width; canvas.height = height;
     canvas.style.width = `${width / dpr}px`; canvas.style.height = `${height / dpr}px`;
