@@ -78,7 +78,8 @@ function render({ model, el }) {
     const [w, h] = size();
     model.send({ type: "tile", seq: ++seq, view: model.get("view"), reduction: model.get("reduction"),
                  window: [Math.floor(view[0]), Math.floor(view[1]), Math.ceil(view[2]), Math.ceil(view[3])],
-                 most: Math.max(4096, Math.round(w * h)) });
+                 // A level has a quarter of the cells of the one before: twice the pixels keeps it finer than those.
+                 most: Math.max(4096, Math.round(2 * w * h)) });
   }
 
   function paint() {
