@@ -336,13 +336,14 @@ class Bench(ipw.VBox):
         for index, variant in enumerate(history.variants):
             name = "base" if index == 0 else f"v{index} {variant.label}"
             chips.append({"label": _shortened(name), "title": f"{name}\n{model_numbers(variant.measures)}"})
-        with self.header.hold_sync():
+        code = self.session.code()
+        with self.header.hold_sync():  # one message: a click must not copy the code of the variant before
+            self.header.code = code
             self.header.title = model.name
             self.header.detail = f"{len(model.layers)} layers · {model.parameters / 1e6:.2f} M weights"
             self.header.chips, self.header.active = chips, history.active
             self.header.numbers = model_numbers(history.variant.measures)
             self.header.can_undo, self.header.can_redo = history.can_undo, history.can_redo
-        self._show_code()
         self._show_pareto()
         if self.map_choice.value in ("variant", "bits"):
             self._colour()
