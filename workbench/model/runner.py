@@ -45,6 +45,7 @@ class Runner:
         self._tokenizer, self.prepare = tokenizer, prepare
         self._lock = threading.RLock()
         self._module: nn.Module | None = None
+        self._names: dict[str, nn.Parameter] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -71,9 +72,14 @@ class Runner:
         """Token ids of a text, without added special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
-    @cached_property
+    # Plain properties: in Python 3.11 a cached_property has a lock of its own, and two threads could take the two
+    # locks in two orders.
+    @property
     def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.module.named_parameters(remove_duplicate=False))
+        with self._lock:
+            if not self._names:
+                self._names = dict(self.module.named_parameters(remove_duplicate=False))
+            return self._names
 
     def parameter_name(self, layer: Layer) -> str:
         """The parameter of the module that a checkpoint's tensor became.
@@ -104,7 +110,7 @@ class Runner:
             result = torch.func.functional_call(self.module, changed, (inputs,), keywords)
         return (result if isinstance(result, Tensor) else result.logits).float()
 
-    @cached_property
+    @property
     def _takes_cache(self) -> bool:
         return bool(getattr(getattr(self.module, "config", None), "use_cache", False))
 
