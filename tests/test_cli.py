@@ -271,12 +271,7 @@ def test_the_zoo_is_listed_from_its_records(shell, tmp_path, monkeypatch):
     "name", ["tiny-llama", *(pytest.param(n, marks=pytest.mark.slow) for n in ("tiny-resnet", "tiny-vit"))]
 )
 def test_an_embedded_model_is_measured(shell, recipe, name):
-    try:
-        there = zoo.embedded(name).here
-    except wb.Refused as error:
-        pytest.skip(str(error))
-    if not there:
-        pytest.skip(f"{name} is not trained yet")
+    assert zoo.embedded(name).here
     model = shell("measure", name, "--recipe", recipe(), "--json").document["model"]
     score = "perplexity" if name == "tiny-llama" else "accuracy"
     assert model["kl"] > 0

@@ -255,15 +255,11 @@ class ErrorMap(Viewable):
             return part(self.errors.error)
         if view == "compressed":
             if self._compressed_cells is None:
-                self._compressed_cells = _cells_of_compressed(self.compressed)
+                self._compressed_cells = weight_cells(self.compressed.dequantize())
             return part(self._compressed_cells)
         error, below = part(self.errors.error), part(self.weight)
         nothing_there = np.where(error > 0, np.float32(WRONG), np.float32(0))
         return np.divide(error, below, out=nothing_there, where=below > 0).clip(max=WRONG)
-
-
-def _cells_of_compressed(compressed: CompressedWeight) -> Cells:
-    return weight_cells(compressed.dequantize())
 
 
 def _pool(values: np.ndarray, side: int, reduction: Reduction) -> np.ndarray:
