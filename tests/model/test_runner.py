@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -174,3 +175,15 @@ def test_the_module_is_built_once_and_only_when_needed():
 def test_inputs_are_prepared_once():
     runner = Runner(lambda: nn.Identity(), "classification", prepare=lambda x: x / 2)
     assert runner.logits(torch.ones(1, 4)).tolist() == [[0.5] * 4]
+
+
+def test_networks_built_by_several_threads_at_once_are_whole(llama_folder):
+    """transformers patches itself while it builds: two models opened side by side lost their tied heads."""
+    token = torch.zeros(1, 4, dtype=torch.long)
+    expected = wb.load(llama_folder).runner.logits(token)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: wb.load(llama_folder).runner.logits(token), range(12)))
+    assert all(torch.equal(logits, expected) for logits in found)
+    from transformers import PreTrainedModel
+
+    assert PreTrainedModel.tie_weights.__name__ == "tie_weights"  # the patch is gone

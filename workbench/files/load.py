@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
+# While transformers builds a network it patches itself for the whole process (tied weights, default dtype, device):
+# of two threads that build at once, one finds its tied head missing, and the patch may stay for good.
+_BUILDING = threading.Lock()
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -164,14 +168,15 @@ def _causal_language_model(folder: Path, config: dict[str, Any]) -> Callable[[],
         transformers.utils.logging.disable_progress_bar()
         kind = ", ".join(config.get("architectures") or [config.get("model_type", "?")])
         try:
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            with _BUILDING:
+                loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
         except Exception as error:  # transformers raises many kinds; all of them mean: layers only
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             if config.get("auto_map"):
