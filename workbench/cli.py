@@ -307,7 +307,7 @@ def spectra(
     untouched = {"method": "", "edge": None, "lost": None, "after": None} if steps else {}
     records = []
     with progress("spectra") as tell:
-        needy = [entry.layer for entry in planned.work if any(m.needs for m in entry.methods)]
+        needy = [entry.layer for entry in planned.work if any(m.needed for m in entry.methods)]
         statistics = {} if batches is None else collect(found, needy, planned.needs, batches)
         for done, layer in enumerate(chosen):
             tell(done, len(chosen), layer.name)

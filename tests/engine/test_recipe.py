@@ -80,7 +80,7 @@ def step(line):
         (step("{method: 4}"), "r.yaml, line 3: no method is called 4; known: magnitude, rtn"),
         (step("{bits: 4}"), "r.yaml, line 3: the step names no method; known: magnitude, rtn"),
         (step("{method: rtn, bit: 4}"), "r.yaml, line 3: rtn has no parameter 'bit'; near: bits"),
-        (step("method: rtn\n    bits: 9"), "r.yaml, line 4: rtn: bits = 9 is not possible: take 2 to 8"),
+        (step("method: rtn\n    bits: 9"), "r.yaml, line 4: rtn: bits = 9 is not possible: take 1 to 8"),
         (
             step("method: rtn\n    layers: '*'\n    bts: 4"),
             "r.yaml, line 5: rtn has no parameter 'bts'; near: bits",

@@ -186,9 +186,9 @@ def test_a_cancel_before_the_first_layer_adds_nothing(session, monkeypatch):
 def test_a_cancel_while_measuring_keeps_the_whole_variant_unmeasured(session, monkeypatch):
     measure = session.quality.measure
 
-    def stopping(weights, step):
+    def stopping(weights, step, vectors):
         session.job.cancel()
-        return measure(weights, step)
+        return measure(weights, step, vectors)
 
     monkeypatch.setattr(session.quality, "measure", stopping)
     made = applied(session, wb.RTN(bits=4))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import workbench as wb
+from workbench.grid import Running
 from workbench.measure import OutputError, storage
 
 FC = 24 * 40  # each of up_proj and down_proj; embedding and head have 17 * 24
@@ -40,7 +41,7 @@ def test_a_model_of_embeddings_alone_is_counted_all_the_same():
 def test_the_error_of_an_output_is_that_of_all_batches_together():
     generator = torch.Generator().manual_seed(0)
     w, change, x = (torch.randn(shape, generator=generator) for shape in ((5, 8), (5, 8), (33, 8)))
-    total = OutputError(w, change)
+    total = OutputError(w, Running(w + change))
     assert total.value is None
     for part in x.split([1, 20, 12]):
         total.add(part)

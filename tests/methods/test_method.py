@@ -18,11 +18,11 @@ from workbench.methods import METHODS, Method, method, parameters_of, parse_meth
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ({"bits": 9}, "rtn: bits = 9 is not possible: take 2 to 8"),
-        ({"bits": 1}, "rtn: bits = 1 is not possible: take 2 to 8"),
-        ({"bits": "many"}, "rtn: bits = 'many' is not possible: take 2 to 8"),
-        ({"bits": None}, "rtn: bits = None is not possible: take 2 to 8"),
-        ({"bits": 4.5}, "rtn: bits = 4.5 is not possible: take 2 to 8"),
+        ({"bits": 9}, "rtn: bits = 9 is not possible: take 1 to 8"),
+        ({"bits": 1}, "rtn: bits = 1 is not possible: take 1 to 8"),
+        ({"bits": "many"}, "rtn: bits = 'many' is not possible: take 1 to 8"),
+        ({"bits": None}, "rtn: bits = None is not possible: take 1 to 8"),
+        ({"bits": 4.5}, "rtn: bits = 4.5 is not possible: take 1 to 8"),
         ({"group_size": 0}, "rtn: group_size = 0 is not possible: take -1 (the whole row) or at least 2"),
         ({"group_size": -2}, "rtn: group_size = -2 is not possible: take -1 to 65536"),
         ({"granularity": "rows"}, "rtn: granularity = 'rows' is not possible: take group, channel, tensor"),

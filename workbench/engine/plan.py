@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from ..errors import Refused
 from ..grid.detect import FoundGrid, find_grid, sample_rows
 from ..methods import Method
 from ..model import Layer, Model
+from . import compose
+from .compose import added
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -48,7 +51,12 @@ class Plan:
     @property
     def needs(self) -> frozenset[str]:
         """The statistics that calibration has to collect."""
-        return frozenset(need for planned in self.work for method in planned.methods for need in method.needs)
+        return frozenset(need for planned in self.work for method in planned.methods for need in method.needed)
+
+    @property
+    def by_block(self) -> bool:
+        """Whether a method works on whole blocks."""
+        return any(method.works_on == "block" for planned in self.work for method in planned.methods)
 
     @property
     def peak_bytes(self) -> int:
@@ -97,7 +105,7 @@ def plan(model: Model, recipe: Recipe) -> Plan:
         raise Refused(
             f"a plan is of a Model and a Recipe, not of {given}: wb.load(...), wb.Recipe([wb.RTN(bits=4)])"
         )
-    methods: dict[str, list[Method]] = {}
+    methods: dict[str, tuple[Method, ...]] = {}
     spared: dict[str, str] = {}
     for step in recipe:
         named = [part.strip() for part in step.layers.split(",")]
@@ -108,9 +116,10 @@ def plan(model: Model, recipe: Recipe) -> Plan:
                     f"{layer.role}{tie}: '*' leaves it alone, name it to change it (role:{layer.role})"
                 )
                 continue
-            # A later step of the same kind wins; another kind composes, in the order given.
-            before = [m for m in methods.get(layer.name, []) if m.kind != step.method.kind]
-            methods[layer.name] = [*before, step.method]
+            try:
+                methods[layer.name] = added(methods.get(layer.name, ()), step.method)
+            except Refused as reason:
+                raise Refused(f"{layer.name}: {reason}") from None
     entries = []
     for layer in model.layers:
         if layer.name in methods:
@@ -123,14 +132,16 @@ def plan(model: Model, recipe: Recipe) -> Plan:
     return made
 
 
-def _judged(model: Model, layer: Layer, methods: list[Method]) -> PlannedLayer:
-    skips, notes, kept = [], [], []
+def _judged(model: Model, layer: Layer, methods: Sequence[Method]) -> PlannedLayer:
+    skips, notes, kept = [], compose.notes(methods), []
     if layer.tied:
         notes.append(f"tied: {layer.name} and {', '.join(layer.tied)} change together")
     sample, found = _grid_of(model, layer) if any(m.kind == "quantize" for m in methods) else (None, None)
     for method in methods:
         verdict = method.judge(layer.shape)
         reason = verdict.skip
+        if not reason and layer.role == "embed" and (method.needed or method.works_on == "block"):
+            reason = f"an embedding reads no inputs that {method.label} could be calibrated on"
         if sample is not None and found is not None and method.kind == "quantize":
             if not reason and _changes_nothing(method, sample):
                 reason = reason or f"{found}: {method.label} would change nothing"
@@ -164,11 +175,12 @@ def _grid_of(model: Model, layer: Layer) -> tuple[Tensor | None, FoundGrid | Non
 def _changes_nothing(method: Method, sample: Tensor) -> bool:
     """Whether rows that lie on a grid lie on the method's own: rounded again, they move by less than a tenth of a
     step (the scale is stored anew). A scale shared by all rows cannot be told from a sample: it is new."""
-    if method.needs or not torch.isfinite(sample).all():
+    if method.needed or not torch.isfinite(sample).all():
         return False
     rows = sample.float().contiguous()
     made = method.compress(rows)
-    if made.scale is None or made.blocks.rows > 1:
+    scales = made.scales
+    if scales is None or made.blocks.rows > 1:
         return False
-    moved = (made.dequantize() - rows).abs() > 0.1 * made.blocks.expand(made.scale.float()).abs()
+    moved = (made.dequantize() - rows).abs() > 0.1 * made.blocks.expand(scales).abs()
     return moved.float().mean().item() < 0.01

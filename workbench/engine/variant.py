@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import Refused
+from ..files.kept import Kept
 from ..grid import CompressedWeight
 from ..jobs import Cancelled, Job, require
 from ..methods import Method, Statistics
 from ..model import Model
+from .compose import compared, compress
 from .plan import Plan, plan
 from .recipe import Recipe
-from .statistics import collect
+from .walk import Prefix, Walk, too_large
 
 CHECKED_FIRST = (
     10**9
@@ -27,7 +31,8 @@ class Variant:
     """What a recipe made of a model: the changed weights by layer, and the methods that made each.
 
     `partial` marks one that was cancelled: it holds the layers that were finished. `measures` are the numbers of
-    the model, once somebody has measured it (`workbench.inspect`).
+    the model, once somebody has measured it (`workbench.inspect`). `vectors` are other tensors that transforms have
+    changed (norm gains, biases), by their name in the checkpoint. `notes` are sentences about the run.
     """
 
     base: Model
@@ -36,11 +41,18 @@ class Variant:
     methods: Mapping[str, tuple[Method, ...]] = field(default_factory=dict)
     partial: bool = False
     measures: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> dict[str, tuple[str, ...]]:
+        """What the methods warn of, by layer: above all where they lost to round-to-nearest."""
+        return {n: self.weights[n].report.warnings for n in self.methods if self.weights[n].report.warnings}
 
     @property
     def model(self) -> Model:
         """The base under this variant's weights."""
-        return self.base.with_overlays(self.weights)
+        return self.base.with_overlays(self.weights, self.vectors)
 
     def method_label(self, layer: str) -> str:
         """What was done to a layer, in short; empty where nothing was."""
@@ -56,81 +68,102 @@ def apply(
     recipe: Recipe,
     *,
     calibration: Iterable[Tensor] | None = None,
+    prefix: Prefix = "compressed",
+    keep: str | os.PathLike | None = None,
     job: Job | None = None,
     resume: Variant | None = None,
 ) -> Variant:
     """Apply a recipe to every layer that its plan lists, in order. Deterministic.
 
-    `calibration` are batches of inputs, needed where a method needs statistics. `job` hears of progress by layer
-    and cancels between layers: the finished ones are returned as a partial variant. `resume` is a variant of the
-    same model: a layer that the same methods made there is taken as it is, so that a cancelled run goes on, and
-    a change of one layer costs one layer.
+    `calibration` are batches of inputs, needed where a method needs statistics: the model is then walked block by
+    block, and each block is calibrated on what the compressed ones before it hand on (`prefix="original"`: on what the
+    unchanged ones do). `keep` is a folder where each finished layer is saved; the same call after a kill goes on from
+    there. `job` hears of progress by layer and cancels between layers (and between the steps of a long optimisation):
+    the finished ones are returned as a partial variant. `resume` is a variant of the same model: a layer that the same
+    methods made there is taken as it is, where nothing before it differs.
 
     Raises Refused before the work starts where the recipe cannot be applied.
     """
     planned = plan(model, recipe)
     require(planned.peak_bytes, recipe.label, "choose fewer layers with a selector, or close other programs")
     work = {entry.layer.name: entry.methods for entry in planned.work}
-    weights, methods = dict(model.overlays), {}
-    for name in work:
-        if resume is not None and resume.methods.get(name) == work[name]:
-            weights[name], methods[name] = resume.weights[name], work[name]
-    todo = [name for name in work if name not in methods]
-    if sum(model.layer(name).parameters for name in todo) <= CHECKED_FIRST:
-        for name in todo:
-            model.weight(name)  # refuses NaN, before anything has been worked on
+    done = _reusable(planned, resume)
+    batches = [] if len(done) == len(work) else _calibration(planned, calibration)
+    kept = None if keep is None else Kept(keep, _run_of(model, recipe, batches, prefix), list(work))
+    done |= dict(kept.finished()) if kept is not None else {}
+    if sum(model.layer(name).parameters for name in work if name not in done) <= CHECKED_FIRST:
+        for name in work:
+            if name not in done:
+                model.weight(name)  # refuses NaN, before anything has been worked on
+    weights: dict[str, CompressedWeight] = {}
+    walk = Walk(model, work, batches or (), prefix, done, too_large(model), job)
     partial = False
+    if job is not None:
+        job.done, job.total = 0, len(work)
     try:
-        statistics = _calibrate(model, planned, todo, calibration, job)
-        for done, name in enumerate(todo):
+        for name, made in walk.run() if batches else _plainly(model, work, done, job):
+            if kept is not None:
+                made = kept.put(name, made)
+            weights[name] = made
             if job is not None:
-                job.step(done, len(todo), name)
-            weights[name] = compress(model.weight(name), work[name], statistics.get(name))
-            methods[name] = work[name]
-        if job is not None:
-            job.done = job.total = len(todo)
+                job.done = len(weights)
     except Cancelled:
         partial = True
-    return Variant(model.base, recipe, weights, methods, partial)
+    notes = tuple(f"{name}: no calibration input reached it, it stays as it was" for name in walk.unheard)
+    methods = {name: work[name] for name in weights}
+    return Variant(model.base, recipe, {**model.overlays, **weights}, methods, partial, notes=notes, vectors=model.vectors)
 
 
-def compress(w: Tensor, methods: Iterable[Method], statistics: Statistics | None = None) -> CompressedWeight:
-    """One weight [out, in] through methods of different kinds: each sees what the one before it left, and the
-    mask of a pruner stays on the codes of a quantizer, whichever came first."""
-    made: CompressedWeight | None = None
-    for method in methods:
-        step = method.compress(w if made is None else made.dequantize(), statistics)
-        if made is None:
-            made = step
-        elif method.kind == "prune":
-            made = made.with_mask(step.mask, step.n_m)
-        else:
-            made = step.with_mask(made.mask, made.n_m)
-    if made is None:
-        raise Refused("no method was given: a recipe's step names one")
-    return made
-
-
-def _calibrate(
-    model: Model, planned: Plan, todo: list[str], batches: Iterable[Tensor] | None, job: Job | None
-) -> dict[str, Statistics]:
-    """Statistics of the layers that are still to do and whose methods need them."""
-    listening = [p for p in planned.work if p.layer.name in todo and any(m.needs for m in p.methods)]
-    layers = [entry.layer for entry in listening]
-    if not layers:
-        return {}
-    if batches is None:
-        raise Refused(
-            f"{planned.recipe.label} needs {', '.join(sorted(planned.needs))} of the inputs: give calibration"
-        )
-    listed = list(batches)
-
-    def step(done: int) -> None:
+def _plainly(
+    model: Model, work: Mapping[str, Sequence[Method]], done: Mapping[str, CompressedWeight], job: Job | None
+) -> Iterator[tuple[str, CompressedWeight]]:
+    """Layer by layer, where no method asks for data."""
+    yield from done.items()
+    for index, name in enumerate(name for name in work if name not in done):
         if job is not None:
-            job.step(0, len(todo), f"calibrating {done} of {len(listed)}")
+            job.step(len(done) + index, len(work), name)
+        w = model.weight(name)
+        made = compress(w, work[name])
+        yield name, made.with_report(compared(w, made, work[name], Statistics()))
 
-    found = collect(model, layers, planned.needs, listed, step)
-    missing = [layer.name for layer in layers if layer.name not in found]
-    if missing:
-        raise Refused(f"calibration saw no input of {', '.join(missing[:3])}: leave them out with a selector")
+
+def _calibration(planned: Plan, batches: Iterable[Tensor] | None) -> list[Tensor]:
+    """The calibration batches where a method needs them; else none."""
+    if not planned.needs and not planned.by_block:
+        return []
+    if batches is None:
+        needs = ", ".join(sorted(planned.needs)) or "inputs of whole blocks"
+        raise Refused(f"{planned.recipe.label} needs {needs} of the inputs: give calibration")
+    listed = list(batches)
+    if not listed or not sum(len(batch) for batch in listed):
+        raise Refused(f"{planned.recipe.label}: the calibration data is empty: give at least one batch")
+    return listed
+
+
+def _reusable(planned: Plan, resume: Variant | None) -> dict[str, CompressedWeight]:
+    """Layers of an earlier variant that would come out the same: made by the same methods and, where data matters,
+    behind layers that are the same too."""
+    found: dict[str, CompressedWeight] = {}
+    if resume is None:
+        return found
+    for entry in planned.work:
+        name = entry.layer.name
+        if resume.methods.get(name) == entry.methods:
+            found[name] = resume.weights[name]
+        elif planned.needs or planned.by_block:
+            break
     return found
+
+
+def _run_of(model: Model, recipe: Recipe, batches: Sequence[Tensor], prefix: Prefix) -> dict[str, str]:
+    """What a run depends on, so that kept layers of another run are told apart."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch.contiguous().numpy().tobytes())
+    before = sorted(model.overlays)
+    return {
+        "model": f"{model.name}, {model.source.origin}" + (f", changed: {before}" if before else ""),
+        "recipe": recipe.to_yaml(),
+        "calibration": digest.hexdigest() if batches else "none",
+        "prefix": prefix,
+    }

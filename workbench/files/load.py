@@ -127,7 +127,13 @@ def _runner(folder: Path | None, config: dict[str, Any], source: Source) -> Runn
     architectures = config.get("architectures") or []
     if not any("CausalLM" in a or "LMHead" in a for a in architectures) and "model_type" not in config:
         return f"{folder}/config.json names no architecture"
-    return Runner(_causal_language_model(folder, config), "language", _context(config), _tokenizer(folder))
+    return Runner(
+        _causal_language_model(folder, config),
+        "language",
+        _context(config),
+        _tokenizer(folder),
+        frame=lambda: _frame(folder),
+    )
 
 
 def _image_network(folder: Path, config: dict[str, Any], source: Source) -> Runner | str:
@@ -195,6 +201,32 @@ def _causal_language_model(folder: Path, config: dict[str, Any]) -> Callable[[],
         return module
 
     return build
+
+
+def _frame(folder: Path) -> nn.Module:
+    """The network with its buffers and without its parameters (on the meta device), for `model.Chain`."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":  # one that is tied stays the one it is
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    with _BUILDING:
+        nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with no_init_weights():
+                module = transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=torch.float32, trust_remote_code=False
+                )
+            module.tie_weights()
+            return module
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _tokenizer(folder: Path) -> Callable[[], Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import Refused, near
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -23,13 +25,20 @@ class Blocks:
 
     @classmethod
     def of(cls, shape: tuple[int, int], granularity: str, group_size: int = -1) -> Blocks:
-        """`granularity` is tensor, channel or group; a group size of -1, or one beyond the row, is the whole row."""
+        """`granularity` is tensor, channel, group, input (groups along the output, each inside one input channel) or
+        block (square tiles). A group size of -1, or one beyond the side, is the whole side."""
         out, inputs = shape
-        if granularity == "tensor":
-            return cls((out, inputs), out, inputs)
-        if granularity == "channel" or group_size == -1 or group_size >= inputs:
-            return cls((out, inputs), 1, inputs)
-        return cls((out, inputs), 1, group_size)
+        along_out, along_in = (n if group_size == -1 else min(group_size, n) for n in shape)
+        sizes = {
+            "tensor": (out, inputs),
+            "channel": (1, inputs),
+            "group": (1, along_in),
+            "input": (along_out, 1),
+            "block": (along_out, along_in),
+        }
+        if granularity not in sizes:
+            raise Refused(f"no granularity is called {granularity!r}{near(granularity, sizes)}")
+        return cls((out, inputs), *sizes[granularity])
 
     @property
     def counts(self) -> tuple[int, int]:

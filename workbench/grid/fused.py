@@ -61,7 +61,7 @@ def encode(w: Tensor, grid: IntGrid, blocks: Blocks, scale: Tensor, zero: Tensor
     """Codes [out, in], uint8 or int8."""
     array = w.numpy()
     scales, zeros = per_row(scale, blocks), per_row(zero, blocks)
-    codes = _codes(w, grid)
+    codes = new_codes(w, grid)
     target = codes.numpy()
     low, high = np.float32(grid.lowest), np.float32(grid.highest)
     over_rows(lambda a, b: _encode(array, a, b, blocks.columns, scales, zeros, low, high, target), len(array))
@@ -73,14 +73,14 @@ def quantize(
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """(codes, scale, zero) as `affine.fit` and `encode` make them, for blocks of one row, each row while it is in the
     first cache. None where some scale does not fit into `scale_dtype`: then all of them have to be wider."""
-    array, codes = w.numpy(), _codes(w, grid)
+    array, codes = w.numpy(), new_codes(w, grid)
     target, counts, asymmetric = codes.numpy(), blocks.counts, convention == "asymmetric"
     scales = np.empty(counts, np.float32)
     zeros = np.zeros(counts, np.uint8) if asymmetric else np.zeros((counts[0], 0), np.uint8)
     limits = torch.finfo(scale_dtype)
     rule = (
         CONVENTIONS.index(convention),
-        np.float32(_steps(grid.bits, convention)),
+        np.float32(steps_of(grid.bits, convention)),
         np.float32(limits.tiny),
         np.float32(limits.max),
         DROPPED[scale_dtype],
@@ -110,7 +110,7 @@ def per_row(values: Tensor | None, blocks: Blocks) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(array.astype(np.float32), shape))
 
 
-def _steps(bits: int, convention: str) -> float:
+def steps_of(bits: int, convention: str) -> float:
     """What the range of a block is divided by to give its scale."""
     whole, half = 2**bits - 1, 2 ** (bits - 1)
     return {"asymmetric": whole, "narrow": half - 1, "half_step": half - 0.5, "signed": -half}[convention]
@@ -119,7 +119,7 @@ def _steps(bits: int, convention: str) -> float:
 _spare: list[np.ndarray] = []  # the block of codes that was let go last
 
 
-def _codes(w: Tensor, grid: IntGrid) -> Tensor:
+def new_codes(w: Tensor, grid: IntGrid) -> Tensor:
     """Room for codes: that of the last ones of this size that nobody refers to any more, as when a slider moves. The
     system would clear every page of a new block first, which takes as long as encoding does."""
     try:
@@ -160,7 +160,7 @@ def _quantize(w, bits, start, stop, size, rule, bounds, scales, zeros, codes):
             if abs(scale) < least or abs(scale) > most:
                 return False
             scales[i, group] = scale
-        _shorten(scales[i].view(np.int32), dropped)
+        shorten(scales[i].view(np.int32), dropped)
         for group in range(groups):
             scale, offset = scales[i, group], NOTHING
             if convention == ASYMMETRIC:
@@ -169,7 +169,7 @@ def _quantize(w, bits, start, stop, size, rule, bounds, scales, zeros, codes):
                 zeros[i, group] = np.uint8(offset)
             first = group * size
             last = min(columns, first + size)
-            _encode_group(w[i, first:last], scale, offset, bounds[0], bounds[1], codes[i, first:last])
+            encode_group(w[i, first:last], scale, offset, bounds[0], bounds[1], codes[i, first:last])
     return True
 
 
@@ -187,7 +187,7 @@ def _range_with_zero(bits, size, low, high):
 
 
 @njit(nogil=True, cache=True)
-def _shorten(bits, dropped):
+def shorten(bits, dropped):
     """Round float32, given as its bits, half to even to `dropped` bits less."""
     if dropped:
         for j in range(bits.shape[0]):
@@ -218,13 +218,13 @@ def _encode(w, start, stop, size, scales, zeros, lowest, highest, codes):
         for group in range(scales.shape[1]):
             first = group * size
             last = min(columns, first + size)
-            _encode_group(
+            encode_group(
                 w[i, first:last], scales[i, group], zeros[i, group], lowest, highest, codes[i, first:last]
             )
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _encode_group(x, scale, zero, lowest, highest, codes):
+def encode_group(x, scale, zero, lowest, highest, codes):
     # Both bounds are integers, so clamping before rounding gives the same codes as after.
     low, high = lowest - zero, highest - zero
     for j in range(x.shape[0]):

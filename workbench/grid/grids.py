@@ -6,6 +6,7 @@ rounding is half to even, as in the reference implementations and in `rint` of t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -28,6 +29,21 @@ class Grid(BaseModel):
     @property
     def code_bits(self) -> int:
         raise TypeError(f"{type(self).__name__} has no code_bits")
+
+    @property
+    def shared_bits(self) -> int:
+        """What the grid itself costs, once a matrix: a codebook that was learned, an exponent that was searched."""
+        return 0
+
+    @property
+    def values(self) -> Tensor:
+        """All representable values, float32, ascending, in units of the scale."""
+        raise TypeError(f"{type(self).__name__} has no list of values")
+
+    @property
+    def largest(self) -> float:
+        """The largest representable value, in units of the scale."""
+        return float(self.values[-1])
 
     def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:
         """Codes of the values nearest to x (+ zero), x in units of the scale; any shape."""
@@ -61,6 +77,14 @@ class IntGrid(Grid):
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
     @property
+    def largest(self) -> float:
+        return float(self.highest)
+
+    @property
+    def values(self) -> Tensor:
+        return torch.arange(self.lowest, self.highest + 1, dtype=torch.float32)
+
+    @property
     def dtype(self) -> torch.dtype:
         return torch.int8 if self.signed else torch.uint8
 
@@ -70,6 +94,58 @@ class IntGrid(Grid):
 
     def decode(self, codes: Tensor) -> Tensor:
         return codes.float()
+
+
+class TableGrid(Grid):
+    """A grid of at most 256 values in a table; codes are uint8.
+
+    `table` [n] is the value of each code, ascending. Of two values that are equally near the lower one is taken,
+    unless `_upper` says otherwise.
+    """
+
+    @property
+    def table(self) -> Tensor:
+        """The value of each code, float32 [n]."""
+        raise TypeError(f"{type(self).__name__} has no table")
+
+    def _upper(self, n: int) -> Tensor:
+        """For each of the n - 1 midpoints whether it belongs to the value above: bool [n - 1]."""
+        return torch.zeros(n - 1, dtype=torch.bool)
+
+    @property
+    def values(self) -> Tensor:
+        return _table(self)
+
+    @property
+    def borders(self) -> Tensor:
+        """The greatest float32 that still goes to each value but the last: [n - 1]."""
+        return _borders(self)
+
+    def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:
+        x = x.float() if zero is None else x.float() + zero
+        return torch.bucketize(x, self.borders, out_int32=True).to(torch.uint8)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return _table(self)[codes.int()]
+
+
+@lru_cache(maxsize=256)
+def _table(grid: TableGrid) -> Tensor:
+    return grid.table.float()
+
+
+@lru_cache(maxsize=256)
+def _borders(grid: TableGrid) -> Tensor:
+    return borders_of(_table(grid), grid._upper(len(_table(grid))))
+
+
+def borders_of(values: Tensor, upper: Tensor) -> Tensor:
+    """The greatest float32 that is rounded down at each midpoint of ascending values [n]: [n - 1].
+
+    Where `upper` is set the midpoint itself is rounded up. So a tie rule costs nothing when weights are encoded.
+    """
+    middle = ((values[1:].double() + values[:-1].double()) / 2).float()
+    return torch.where(upper, torch.nextafter(middle, torch.full_like(middle, -torch.inf)), middle)
 
 
 class FloatGrid(Grid):
@@ -87,6 +163,10 @@ class FloatGrid(Grid):
     @property
     def code_bits(self) -> int:
         return FLOATS[self.dtype_name].itemsize * 8
+
+    @property
+    def largest(self) -> float:
+        return torch.finfo(FLOATS[self.dtype_name]).max
 
     def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:
         return x.to(FLOATS[self.dtype_name])

@@ -160,7 +160,6 @@ class ErrorMap(Viewable):
     def at(self, row: int, column: int) -> dict[str, Any]:
         """One weight for the hover line: value, compressed value, error, code, scale, zero, whether it is kept."""
         compressed = self.compressed
-        scale, zero = compressed.scale_at(row, column)
         w = float(self.w[row, column])
         v = float(compressed.dequantize(slice(row, row + 1), slice(column, column + 1)))
         return {
@@ -169,9 +168,7 @@ class ErrorMap(Viewable):
             "w": w,
             "compressed": v,
             "error": v - w,
-            "code": int(compressed.codes[row, column]) if scale is not None else None,
-            "scale": scale,
-            "zero": zero,
+            **compressed.at(row, column),
             "kept": compressed.mask is None or bool(compressed.mask[row, column]),
         }
 

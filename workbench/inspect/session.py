@@ -7,7 +7,6 @@ person does at the bench is a call here, and `code()` writes the Python of what 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ..engine import History, Plan, Recipe, Step, Variant, apply, collect, plan
-from ..engine.variant import compress
+from ..engine.compose import compress
 from ..errors import Refused
 from ..grid import CompressedWeight
 from ..jobs import Cancelled, Job
-from ..measure import Evaluation, Quality, error_cells, evaluation
+from ..measure import Evaluation, OutputError, Quality, error_cells, evaluation
 from ..methods import METHODS, Method, Statistics, parse_method
 from ..model import Layer, Model
 from .error_map import ErrorMap
@@ -151,7 +150,7 @@ class Session:
         verdict = method.judge(layer.shape)
         if verdict.skip:
             raise Refused(f"{layer.name}: {verdict.skip}")
-        statistics = self.statistics(layer, method.needs) if method.needs else None
+        statistics = self.statistics(layer, method.needed) if method.needed else None
         compressed = compress(shown.w, [method], statistics)
         shown.change(compressed, error_cells(shown.w, compressed, shown.weight))
         numbers: dict[str, float | None] = {
@@ -166,7 +165,9 @@ class Session:
             return
         sample = self.statistics(layer, frozenset({"sample"})).sample
         if sample is not None:
-            numbers = {**numbers, "output_relative_error": _output_error(sample, shown.w, compressed)}
+            error = OutputError(shown.w, compressed.running())
+            error.add(sample)
+            numbers = {**numbers, "output_relative_error": error.value}
             yield Answer(layer.name, method, compressed, numbers)
         effect = self._live_quality.measure({layer.name: compressed})
         base = self._live_quality.measure()
@@ -197,7 +198,7 @@ class Session:
             w = self._some_rows(layer)
             if measure == "rms":
                 return float(w.square().mean().sqrt())
-            if self.method.needs or self.method.judge(layer.shape).skip:
+            if self.method.needed or self.method.judge(layer.shape).skip:
                 return None
             return error_cells(w, self.method.compress(w)).numbers["relative_error"]
         except Refused:  # NaN weights: the cell is hatched, selecting the layer says why
@@ -289,7 +290,7 @@ class Session:
         if variant.recipe.steps:
             steps = ", ".join(_qualified(step) for step in variant.recipe)
             calibration = ""
-            if any(step.method.needs for step in variant.recipe):
+            if any(step.method.needed for step in variant.recipe):
                 lines += ["", 'calibration = wb.evaluation(model, part="calibration").inputs_only()']
                 calibration = ", calibration=calibration"
             whole = "" if not variant.partial else f" (cancelled here after {len(variant.methods)} layers)"
@@ -373,13 +374,6 @@ def _first_choice(model: Model) -> Layer:
     middle = sorted(blocks)[len(blocks) // 2] if blocks else None
     inside = [layer for layer in model.layers if layer.block == middle]
     return next((layer for layer in inside if layer.role == "down"), inside[0] if inside else model.layers[0])
-
-
-def _output_error(x: Tensor, w: Tensor, compressed: CompressedWeight) -> float | None:
-    """||x (w' - w)^T|| / ||x w^T|| for rows x [n, in]."""
-    output = torch.linalg.vector_norm(x @ w.T)
-    change = torch.linalg.vector_norm(x @ (compressed.dequantize() - w).T)
-    return float(change / output) if output > 0 else math.nan
 
 
 def _address(model: Model) -> str | None:

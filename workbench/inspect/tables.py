@@ -68,9 +68,9 @@ def layer(subject: Model, name: str, method: Method, statistics: Statistics | No
     verdict = method.judge(chosen.shape)
     if verdict.skip:
         raise Refused(f"{chosen.name}: {verdict.skip}")
-    if method.needs and statistics is None:
+    if method.needed and statistics is None:
         raise Refused(
-            f"{method.label} needs {', '.join(sorted(method.needs))} of the inputs: give statistics"
+            f"{method.label} needs {', '.join(sorted(method.needed))} of the inputs: give statistics"
         )
     w = subject.base_weight(chosen.name)
     compressed = method.compress(w, statistics)
@@ -96,7 +96,7 @@ def output_errors(variant: Variant, changed: list[Layer], data: Evaluation) -> d
     def hear(layer: Layer, x) -> None:
         if layer.name not in sums:
             w = variant.base.base_weight(layer.name)
-            sums[layer.name] = OutputError(w, variant.weights[layer.name].dequantize() - w)
+            sums[layer.name] = OutputError(w, variant.weights[layer.name].running())
         sums[layer.name].add(x)
 
     try:
@@ -123,7 +123,7 @@ def model(
     if data is None:
         data = evaluation(variant.base)
     quality = data if isinstance(data, Quality) else Quality(variant.base, data)
-    row = {**quality.measure(variant.weights, step), **storage(variant.base, variant.weights)}
+    row = {**quality.measure(variant.weights, step, variant.vectors), **storage(variant.base, variant.weights)}
     frame = pd.DataFrame([row])
     frame.attrs["columns"] = {name: MODEL_COLUMNS[name] for name in row}
     frame.attrs["data"] = quality.data.what
@@ -143,4 +143,4 @@ def _variant(subject: Variant | Model) -> Variant:
         return subject
     from ..engine import Recipe
 
-    return Variant(subject.base, Recipe(), subject.overlays)
+    return Variant(subject.base, Recipe(), subject.overlays, vectors=subject.vectors)

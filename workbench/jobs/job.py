@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 State = Literal["waiting", "running", "done", "cancelled", "failed"]
@@ -29,6 +29,7 @@ class Job:
         self.name, self._work = name, work
         self.state: State = "waiting"
         self.done, self.total, self.text = 0, 0, ""
+        self.curves: dict[str, list[float]] = {}
         self.result: Any = None
         self.error: BaseException | None = None
         self.started = self.ended = 0.0
@@ -74,6 +75,15 @@ class Job:
             raise Cancelled(self.name)
         self.done, self.total, self.text = done, total, text
         self._tell()
+
+    def beat(self, text: str, values: Mapping[str, float]) -> None:
+        """A step inside a part: a line of text and numbers, which grow into `curves` until another part begins."""
+        part = text.partition(":")[0]
+        if part != self.text.partition(":")[0]:
+            self.curves = {}
+        self.step(self.done, self.total, text)
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append(value)
 
     def wait(self, timeout: float | None = None) -> Any:
         """Block until the end and return the result; an interrupt from the keyboard cancels the job."""

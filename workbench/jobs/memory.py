@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from ..errors import Refused
@@ -26,3 +27,11 @@ def require(needed: int, what: str, way_out: str) -> None:
         raise Refused(
             f"{what} takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: {way_out}"
         )
+
+
+def peak() -> int:
+    """The most memory that this process has held so far, bytes."""
+    import resource  # not on Windows, where this file is imported all the same
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

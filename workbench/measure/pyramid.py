@@ -129,13 +129,13 @@ def _cells_of(w: Tensor, compressed: CompressedWeight | None) -> tuple[Cells, fl
 
 def _affine_parts(compressed: CompressedWeight) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
     """(codes, scales, zeros, group size) where the compiled loop can decode them itself."""
-    blocks = compressed.blocks
-    if not isinstance(compressed.grid, IntGrid) or compressed.mask is not None or compressed.scale is None:
+    blocks, scales = compressed.blocks, compressed.scales
+    if not isinstance(compressed.grid, IntGrid) or not compressed.plain or scales is None:
         return None
     if blocks.rows not in (1, compressed.shape[0]) or blocks.columns == 1:
         return None
-    scales, zeros = per_row(compressed.scale, blocks), per_row(compressed.zero, blocks)
-    return compressed.codes.contiguous().numpy(), scales, zeros, blocks.columns
+    codes = compressed.codes.contiguous().numpy()
+    return codes, per_row(scales, blocks), per_row(compressed.zero, blocks), blocks.columns
 
 
 # The loops go over tiles of 8 rows x TILE columns, so that the four sums of each column stay in the first cache.

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,28 +128,38 @@ class Quality:
         self,
         weights: Mapping[str, CompressedWeight] | None = None,
         step: Callable[[int, int], None] = lambda done, total: None,
+        vectors: Mapping[str, Tensor] | None = None,
     ) -> dict[str, float]:
-        """perplexity or accuracy, kl, top1_agreement of the model under these weights, with units as in
-        MODEL_COLUMNS. `step(done, total)` is called before each batch and may raise to stop."""
+        """perplexity or accuracy, kl, top1_agreement of the model under these weights (and other tensors by name), with
+        units as in MODEL_COLUMNS. `step(done, total)` is called before each batch and may raise to stop."""
         size = 4 * sum(layer.parameters for layer in self.model.layers)  # float32
         extra = 4 * sum(compressed.numel for compressed in (weights or {}).values())
         need = extra if self.model.runner.built else extra + size
         require(need, f"running {self.model.name}", "its layers can be compared without running it")
-        changed = {self.model.layer(n): c.dequantize() for n, c in (weights or {}).items()}
+        changed = self.model.with_overlays(weights or {}, vectors).running
+        run = self.model.runner.logits
+        return self.judge((lambda _, inputs: run(inputs, changed)) if changed else None, step)
+
+    def judge(
+        self,
+        run: Callable[[int, Tensor], Tensor] | None,
+        step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, float]:
+        """The same of whatever answers `run(index of the batch, inputs)` with logits; None is the unchanged model."""
         sums: dict[str, float] = {"nll": 0.0, "kl": 0.0, "agree": 0, "right": 0, "count": 0}
         before: dict[str, float] = {"nll": 0.0, "right": 0}
         total = -(-len(self.data.inputs) // self.data.batch)
         for index, (inputs, targets) in enumerate(self.data.batches()):
             step(index, total)
             reference = self._reference(index, inputs)
-            found = self._log_probabilities(inputs, changed) if changed else reference
+            found = self._log_probabilities(run(index, inputs)) if run is not None else reference
             best = found.argmax(1)
             usual = best if found is reference else reference.argmax(1)
             for of, log_p, top in ((sums, found, best), (before, reference, usual)):
                 of["nll"] -= float(log_p.gather(1, targets[:, None]).double().sum())
                 of["right"] += int((top == targets).sum())
             sums["agree"] += int((best == usual).sum())
-            if changed:
+            if run is not None:
                 sums["kl"] += float((reference.exp() * (reference - found)).double().sum())
             sums["count"] += len(targets)
         count = sums["count"]
@@ -167,16 +176,15 @@ class Quality:
     def _reference(self, index: int, inputs: Tensor) -> Tensor:
         if index < len(self._kept):
             return self._kept[index]
-        made = self._log_probabilities(inputs, {})
+        made = self._log_probabilities(self.model.runner.logits(inputs))
         # All or nothing: a part of the batches kept would only blur the memory forecast.
         batches = -(-len(self.data.inputs) // self.data.batch)
         if made.nbytes * batches <= KEEP and index == len(self._kept):
             self._kept.append(made)
         return made
 
-    def _log_probabilities(self, inputs: Tensor, changed: Mapping[Any, Tensor]) -> Tensor:
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
         """[predictions, vocabulary or classes], float32."""
-        logits = self.model.runner.logits(inputs, changed)
         if self.data.labels is None:
             logits = logits[:, :-1].flatten(0, 1)
         return torch.log_softmax(logits, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..grid import CompressedWeight
+from ..grid import CompressedWeight, Running
 from .pyramid import error_cells
 
 WEIGHT_COLUMNS = {
@@ -29,14 +29,22 @@ def weight_errors(w: Tensor, compressed: CompressedWeight) -> dict[str, float]:
 
 
 class OutputError:
-    """||x (w' - w)^T|| / ||x w^T|| over rows x [tokens, in] that arrive in batches."""
+    """||y' - y|| / ||y|| of a layer's output y = x w^T over rows x [tokens, in] that arrive in batches; y' is that of
+    what runs in its place, with its input quantized and its output shifted where that belongs to it."""
 
-    def __init__(self, w: Tensor, change: Tensor):
-        self.w, self.change = w, change  # [out, in] float32 each
+    def __init__(self, w: Tensor, running: Running):
+        self.w, self.running = w, running  # w [out, in] float32
         self.error = self.output = 0.0
 
     def add(self, x: Tensor) -> None:
-        self.error += float(torch.linalg.vector_norm(x @ self.change.T).double() ** 2)
+        run = self.running
+        if run.inputs is None:
+            change = x @ (run.matrix - self.w).T
+        else:
+            change = run.inputs(x) @ run.matrix.T - x @ self.w.T
+        if run.shift is not None:
+            change = change + run.shift
+        self.error += float(torch.linalg.vector_norm(change).double() ** 2)
         self.output += float(torch.linalg.vector_norm(x @ self.w.T).double() ** 2)
 
     @property

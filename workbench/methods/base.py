@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from ..errors import Refused, near
-from ..grid import CompressedWeight
+from ..grid import CompressedWeight, Report, Running, uncompressed
 from ..registry import Registry
 
 METHODS = Registry("method", "workbench.methods")
-Need = Literal["mean_abs", "mean_square", "max_abs", "hessian", "sample"]
+Need = Literal["mean", "mean_abs", "mean_square", "max_abs", "low", "high", "hessian", "cross", "sample"]
 NEEDS: tuple[str, ...] = get_args(Need)
+Kind = Literal["transform", "prune", "quantize", "activation", "correct"]
+KINDS: tuple[str, ...] = get_args(Kind)  # the order in which they work on one layer
 
 
 @dataclass
 class Statistics:
-    """What calibration collected about a layer's input x [tokens, in], streamed; None where nobody asked for it.
+    """What is known of a layer beside its weight: what calibration collected of its input x [tokens, in], streamed;
+    None where nobody asked for it.
 
-    mean_abs, mean_square, max_abs [in]: mean |x|, mean x^2, max |x| of each input channel. hessian [in, in]:
-    X^T X / tokens (without the factor 2 of some papers). sample [n, in]: rows spread over the calibration text.
+    mean, mean_abs, mean_square, max_abs, low, high [in]: mean x, mean |x|, mean x^2, max |x|, least and largest x of
+    each input channel. hessian [in, in]: X^T X / tokens (without the factor 2 of some papers). cross [in, in]:
+    X~^T X / tokens, X~ what the unchanged network would hand on in place of X. sample [n, in]: rows
+    spread over the calibration text. mask [out, in]: weights that a pruner has removed before (True = kept).
     """
 
     tokens: int = 0
@@ -38,6 +45,46 @@ class Statistics:
     max_abs: Tensor | None = None
     hessian: Tensor | None = None
     sample: Tensor | None = None
+    mean: Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None
+    cross: Tensor | None = None
+    mask: Tensor | None = None
+
+    def scaled(self, s: Tensor) -> Statistics:
+        """Those of the input divided by s [in] > 0: what a layer sees whose weight was multiplied by s."""
+        power = {"mean_square": s * s, "hessian": s[:, None] * s, "cross": s[:, None] * s}
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("tokens", "mask")}
+        changed = {k: None if v is None else v / power.get(k, s) for k, v in known.items()}
+        return replace(self, **changed)
+
+    def output_error(self, w: Tensor, change: Tensor) -> float | None:
+        """||x change^T|| / ||x w^T|| over the calibration inputs: exactly from the Hessian, else from the sample; None
+        where neither was collected."""
+        if self.hessian is not None:
+            energy = [float(((d @ self.hessian) * d).sum().double().clamp(min=0)) for d in (change, w)]
+        elif self.sample is not None:
+            energy = [float((self.sample @ d.T).square().sum()) for d in (change, w)]
+        else:
+            return None
+        return (energy[0] / energy[1]) ** 0.5 if energy[1] > 0 else None
+
+
+@dataclass
+class Span:
+    """A stretch of the network that a method rebuilds as a whole: one block, or all of them.
+
+    `weights` [out, in] by layer name, as earlier steps left them; `statistics` by layer name. `inputs` holds one opaque
+    thing a batch, which enters the compressed network there; `targets` what the unchanged network answers for the same
+    batch. `run(input, weights)` is the stretch with these weights in place (tensors, or `Running` where inputs are
+    quantized), differentiable in them.
+    """
+
+    weights: Mapping[str, Tensor]
+    statistics: Mapping[str, Statistics]
+    inputs: Sequence[Any]
+    targets: Sequence[Tensor]
+    run: Callable[[Any, Mapping[str, Tensor | Running]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,15 +96,20 @@ class Verdict:
 
 
 class Method(BaseModel):
-    """Base of all methods. A subclass sets `name`, `kind`, `summary`, `source`, `needs`, its fields, `compress`."""
+    """Base of all methods. A subclass sets `name`, `kind`, `summary`, `source`, `needs`, its fields, `compress`.
+
+    A method that depends on others of its block overrides `rebuild` too, and says in `works_on` when it is called.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str] = ""
-    kind: ClassVar[Literal["quantize", "prune", "tune"]]
+    kind: ClassVar[Kind]
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""  # paper or reference implementation
     needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS: only these are collected
+    updates: ClassVar[bool] = False  # whether a pruner also changes the weights that it keeps
+    whole_model: ClassVar[bool] = False  # works on pairs of layers before all others (engine.fold), not layer by layer
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
@@ -73,7 +125,38 @@ class Method(BaseModel):
 
     @abstractmethod
     def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
-        """w [out, in] float32, and the statistics named in `needs`, to the compressed weight."""
+        """w [out, in] float32, and the statistics named in `needed`, to the compressed weight."""
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The statistics that these parameters need; `needs` where they do not matter."""
+        return self.needs
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the result lies on a grid: every quantizer, and a pruner that rounds while it prunes."""
+        return self.kind == "quantize"
+
+    @property
+    def works_on(self) -> Literal["layer", "block"]:
+        """Whether the walk calls `compress` for each layer or `rebuild` for each block."""
+        return "layer"
+
+    def rebuild(self, span: Span) -> Mapping[str, CompressedWeight]:
+        """All layers of `span.weights` at once, by name; only where `works_on` is block."""
+        return {name: self.compress(w, span.statistics.get(name)) for name, w in span.weights.items()}
+
+    @property
+    def baseline(self) -> Method | None:
+        """The plain method that this one has to beat on a layer (same bits, same groups); None for those themselves."""
+        return None
+
+    def given(self, statistics: Statistics | None) -> Statistics:
+        """The statistics, or Refused where one that is needed is missing."""
+        missing = [name for name in sorted(self.needed) if getattr(statistics, name, None) is None]
+        if missing:
+            raise Refused(f"{self.label} needs {', '.join(missing)} of the inputs: give calibration")
+        return Statistics() if statistics is None else statistics
 
     def judge(self, shape: tuple[int, int]) -> Verdict:
         """What to say of a layer of this shape [out, in] before the work starts."""
@@ -104,6 +187,50 @@ class Method(BaseModel):
     def label(self) -> str:
         """A short name for chips and legends: rtn 4 g64."""
         return self.name
+
+
+class Transform(Method):
+    """A method that rescales input channels: w * s for an input x / s, which leaves the float function as it is.
+
+    Layers that read the same input share s, so that it can be folded into the norm or linear before them; the walk
+    calls `scales` for all of them together, and the methods after it see w * s and x / s.
+    """
+
+    @abstractmethod
+    def scales(self, weights: Sequence[Tensor], statistics: Statistics) -> Tensor:
+        """s [in] > 0 for the weights [out_i, in] that read one input."""
+
+    def search(self, weights: Sequence[Tensor], statistics: Statistics) -> tuple[Tensor, Report]:
+        """The scales, and what was learned in finding them."""
+        return self.scales(weights, statistics), Report()
+
+    def compress_scaled(self, w: Tensor, statistics: Statistics) -> CompressedWeight:
+        """What becomes of w * s where no other method rounds it: nothing, unless the method rounds by itself."""
+        return uncompressed(w)
+
+    def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
+        known = self.given(statistics)
+        s, report = self.search([w], known)
+        s = storable(s)
+        return self.compress_scaled(w * s, known.scaled(s)).with_input_scale(s).with_report(report)
+
+
+class Finish(Method):
+    """A method that adds to what others made of a layer: how its input is quantized, what its output gains."""
+
+    @abstractmethod
+    def finish(self, w: Tensor, made: CompressedWeight, statistics: Statistics) -> CompressedWeight:
+        """`made` of w [out, in] with this method's part added."""
+
+    def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
+        return self.finish(w, uncompressed(w), self.given(statistics))
+
+
+def storable(s: Tensor) -> Tensor:
+    """Scales [in] as they will be stored: half precision where every one is a normal number there."""
+    limits = torch.finfo(torch.float16)
+    fits = s.max() <= limits.max and s.min() >= limits.tiny
+    return s.half().float() if fits else s.float()
 
 
 def method(name: str, **parameters: Any) -> Method:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Refused, near
-from ..grid import CompressedWeight
+from ..grid import CompressedWeight, Running
 from .layer import Layer, layer_of
 from .roles import CONV1D_FAMILIES, ROLES, block_prefix
 from .runner import Runner
@@ -60,6 +60,7 @@ class Model:
         self.folder = folder
         self._runner = runner
         self.overlays: Mapping[str, CompressedWeight] = {}
+        self.vectors: Mapping[str, Tensor] = {}
         self._by_name = {layer.name: layer for layer in self.layers}
 
     def __repr__(self) -> str:
@@ -150,15 +151,24 @@ class Model:
         name = self.layer(name).name
         return self.overlays[name].dequantize() if name in self.overlays else self.base_weight(name)
 
-    def with_overlays(self, overlays: Mapping[str, CompressedWeight]) -> Model:
-        """The same base with these weights changed (and no others)."""
+    def with_overlays(
+        self, overlays: Mapping[str, CompressedWeight], vectors: Mapping[str, Tensor] | None = None
+    ) -> Model:
+        """The same base with these weights changed (and no others), and these other tensors (norm gains, biases) by
+        their name in the checkpoint."""
         for name, compressed in overlays.items():
             if compressed.shape != self.layer(name).shape:
                 raise Refused(f"{name} is {self.layer(name).shape}, not {compressed.shape}")
         changed = Model.__new__(Model)
         changed.__dict__.update(self.__dict__)
-        changed.overlays = dict(overlays)
+        changed.overlays, changed.vectors = dict(overlays), dict(vectors or {})
         return changed
+
+    @property
+    def running(self) -> dict[Layer | str, Tensor | Running]:
+        """What of the base is replaced in a run."""
+        weights = {self.layer(name): compressed.running() for name, compressed in self.overlays.items()}
+        return {**weights, **self.vectors}
 
     @property
     def base(self) -> Model:

@@ -6,7 +6,6 @@ A runner builds the module once, in float32 evaluation mode, and runs it with an
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Refused
+from ..grid import Running
 from .layer import Layer
 
+# What replaces what in a run: matrices by layer, and other tensors (norm gains, biases) by their name in the checkpoint.
+Weights = Mapping[Layer | str, Tensor | Running]
 Task = Literal["language", "classification"]
 
 
@@ -27,7 +29,8 @@ class Runner:
 
     `build` returns the module; it is called once, when first needed. `task` says what the outputs are: logits
     [batch, tokens, vocabulary] of token ids, or [batch, classes] of images. `context` is the longest input of a
-    language model in tokens, `tokenizer` makes its tokenizer and `prepare` its inputs.
+    language model in tokens, `tokenizer` makes its tokenizer and `prepare` its inputs. `frame` builds the module with
+    parameters on the meta device, for networks that do not fit into memory.
 
     A run swaps weights of the one module and hooks hear every run of it, so a lock lets one thread run at a time:
     a slider's and a job's take turns batch by batch.
@@ -40,16 +43,18 @@ class Runner:
         context: int | None = None,
         tokenizer: Callable[[], Any] | None = None,
         prepare: Callable[[Tensor], Tensor] | None = None,
+        frame: Callable[[], nn.Module] | None = None,
     ):
         self._build, self.task, self.context = build, task, context
         self._tokenizer, self.prepare = tokenizer, prepare
-        self._lock = threading.RLock()
+        self.frame = frame
+        self.lock = threading.RLock()
         self._module: nn.Module | None = None
         self._names: dict[str, nn.Parameter] = {}
 
     @property
     def module(self) -> nn.Module:
-        with self._lock:
+        with self.lock:
             if self._module is None:
                 module = self._build().eval()
                 for parameter in module.parameters():
@@ -76,43 +81,42 @@ class Runner:
     # locks in two orders.
     @property
     def _parameters(self) -> dict[str, nn.Parameter]:
-        with self._lock:
+        with self.lock:
             if not self._names:
                 self._names = dict(self.module.named_parameters(remove_duplicate=False))
             return self._names
 
-    def parameter_name(self, layer: Layer) -> str:
-        """The parameter of the module that a checkpoint's tensor became.
+    def parameter_name(self, layer: Layer | str, known: Mapping[str, nn.Parameter] | None = None) -> str:
+        """The parameter of the module that a checkpoint's tensor became (`known`: those of another build of it).
 
         Names agree up to the prefix of the base model ("model.", "transformer."), which checkpoints of the bare
         base model leave out.
         """
-        known = self._parameters
-        if layer.tensor in known:
-            return layer.tensor
-        ends = [n for n in known if n.endswith("." + layer.tensor) or layer.tensor.endswith("." + n)]
+        known = self._parameters if known is None else known
+        tensor = layer if isinstance(layer, str) else layer.tensor
+        if tensor in known:
+            return tensor
+        ends = [n for n in known if n.endswith("." + tensor) or tensor.endswith("." + n)]
         if len(ends) != 1:
             raise Refused(
-                f"{type(self.module).__name__} has no parameter for {layer.tensor} of the checkpoint"
+                f"{'the network' if self._module is None else type(self._module).__name__} has no parameter for {tensor} of the checkpoint"
             )
         return ends[0]
 
     @torch.no_grad()  # not inference_mode: what calibration collects from it enters gradients later
-    def logits(self, inputs: Tensor, weights: Mapping[Layer, Tensor] | None = None) -> Tensor:
-        """Outputs of the module, float32, with `weights` (matrices [out, in]) in place of the base's."""
-        changed = {
-            self.parameter_name(layer): layer.to_tensor(matrix) for layer, matrix in (weights or {}).items()
-        }
+    def logits(self, inputs: Tensor, weights: Weights | None = None) -> Tensor:
+        """Outputs of the module, float32, with `weights` in place of the base's: matrices [out, in], or what a
+        compressed weight is `running` as, which may quantize the layer's input and shift its output."""
         if self.prepare is not None:
             inputs = self.prepare(inputs)
-        keywords = {"use_cache": False} if self._takes_cache else {}
-        with self._lock:
+        keywords = {"use_cache": False} if self.takes_cache(self.module) else {}
+        with self.lock, replaced(self.module, self.parameter_name, weights or {}) as changed:
             result = torch.func.functional_call(self.module, changed, (inputs,), keywords)
         return (result if isinstance(result, Tensor) else result.logits).float()
 
-    @property
-    def _takes_cache(self) -> bool:
-        return bool(getattr(getattr(self.module, "config", None), "use_cache", False))
+    @staticmethod
+    def takes_cache(module: nn.Module) -> bool:
+        return bool(getattr(getattr(module, "config", None), "use_cache", False))
 
     @contextmanager
     def inputs_of(self, layers: list[Layer], hear: Callable[[Layer, Tensor], None]) -> Iterator[None]:
@@ -122,26 +126,80 @@ class Runner:
         Linear layers and GPT-2's Conv1D give their input rows; convolutions their unfolded patches (im2col), so
         that x W^T is the layer's output in each case. Embeddings have no input rows and are left out.
         """
-        hooks: list[tuple[nn.Module, Callable[..., None]]] = []
-        modules = dict(self.module.named_modules())
-        for layer in layers:
-            module = modules.get(re.sub(r"\.weight$", "", self.parameter_name(layer)))
-            if module is None or isinstance(module, nn.Embedding):
-                continue
+        with self.lock, listening(self.module, self.parameter_name, layers, hear):
+            yield
 
-            def hook(module: nn.Module, inputs: tuple[Any, ...], layer: Layer = layer) -> None:
-                rows = _input_rows(module, inputs[0], layer)
-                if rows is not None:
-                    hear(layer, rows)
 
-            hooks.append((module, hook))
-        with self._lock:
-            handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+@contextmanager
+def listening(
+    module: nn.Module, name_of: Callable[[Layer], str], layers: list[Layer], hear: Callable[[Layer, Tensor], None]
+) -> Iterator[None]:
+    """`Runner.inputs_of` for any module whose parameters are called `name_of(layer)`."""
+    handles = []
+    for layer in layers:
+        owner = _owner(module, name_of(layer))
+        if owner is None or isinstance(owner, nn.Embedding):
+            continue
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], layer: Layer = layer) -> None:
+            rows = _input_rows(module, inputs[0], layer)
+            if rows is not None:
+                hear(layer, rows)
+
+        handles.append(owner.register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced(
+    module: nn.Module, name_of: Callable[[Layer | str], str], weights: Weights
+) -> Iterator[dict[str, Tensor]]:
+    """Parameters by name for `torch.func.functional_call`; while open, the layers whose inputs are quantized or whose
+    outputs are shifted do so at every run of the module."""
+    changed, handles = {}, []
+    for layer, weight in weights.items():
+        name = name_of(layer)
+        if isinstance(weight, Tensor):
+            changed[name] = weight if isinstance(layer, str) else layer.to_tensor(weight)
+            continue
+        assert isinstance(layer, Layer)
+        changed[name] = layer.to_tensor(weight.matrix)
+        owner = _owner(module, name)
+        if owner is None:
+            continue
+        if weight.inputs is not None:
+            handles.append(owner.register_forward_pre_hook(_on_inputs(weight.inputs)))
+        if weight.shift is not None:
+            handles.append(owner.register_forward_hook(_on_output(weight.shift)))
+    try:
+        yield changed
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _owner(module: nn.Module, parameter: str) -> nn.Module | None:
+    """The module that a parameter belongs to."""
+    name, _, last = parameter.rpartition(".")
+    try:
+        return module.get_submodule(name) if last == "weight" else None
+    except AttributeError:
+        return None
+
+
+def _on_inputs(quantize: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
+    return lambda _module, inputs: (quantize(inputs[0]), *inputs[1:])
+
+
+def _on_output(shift: Tensor) -> Callable[..., Tensor]:
+    def add(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return output + (shift[:, None, None] if isinstance(module, nn.Conv2d) else shift)
+
+    return add
 
 
 def _input_rows(module: nn.Module, x: Tensor, layer: Layer) -> Tensor | None:

@@ -200,7 +200,7 @@ class Bench(ipw.VBox):
         method = self.session.method
         if self.map_view.error_map is not shown:
             yield shown
-        elif not method.needs and not method.judge(shown.shape).skip:
+        elif not method.needed and not method.judge(shown.shape).skip:
             yield from shown.previewed(method, None, *self.map_view.asked)
         for index, answer in enumerate(self.session.live()):
             if index == 0:  # the pixels first: they are what the eye follows

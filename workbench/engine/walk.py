@@ -1,0 +1,298 @@
+"""The walk: a model block by block, each calibrated on what the compressed blocks before it hand on.
+
+For every block: run it and listen to its layers; compress those that read the first input (q, k, v); run it again with
+them in place and listen to the next (o), and so on; then hand the hidden states on. What is in memory is one block,
+its statistics, and the hidden states of the calibration data. The only code that iterates over a model and its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..grid import CompressedWeight, Running
+from ..jobs import Job, available, heard
+from ..methods import Method, Span, Statistics, Transform, storable
+from ..model import Chain, Flow, Layer, Model, Weights
+from .compose import compared, compress
+from .statistics import Gathering
+
+Prefix = Literal["compressed", "original"]
+Hear = Callable[[Layer, Tensor], None]
+Listen = Callable[..., None]  # listen(hear, few=False): run the part, or its first batch alone
+
+
+@dataclass
+class Walk:
+    """One walk over `model` with `work` (methods by layer). `batches` are the calibration inputs.
+
+    `prefix`: whether a block is calibrated on the compressed blocks' outputs or on the original ones'. `done` are
+    layers that an earlier run has finished: they are used as they are. `frame`: only one block at a time in memory.
+    """
+
+    model: Model
+    work: Mapping[str, Sequence[Method]]
+    batches: Sequence[Tensor]
+    prefix: Prefix = "compressed"
+    done: Mapping[str, CompressedWeight] = field(default_factory=dict)
+    frame: bool = False
+    job: Job | None = None
+    unheard: list[str] = field(default_factory=list)  # layers that no calibration input reached
+
+    def run(self) -> Iterator[tuple[str, CompressedWeight]]:
+        """(layer, compressed weight) in the order of the network."""
+        self.running: dict[Layer | str, Tensor | Running] = dict(self._overlaid)
+        with torch.no_grad():
+            chain = Chain(self.model, self.batches[0][:1], frame=self.frame)
+            before, after = [], []
+            for layer in chain.outside:
+                # What comes before the first block is listed before its layers.
+                inside = [self.model.layers.index(each) for each in chain.layers[0]]
+                (before if self.model.layers.index(layer) < min(inside, default=0) else after).append(layer)
+            yield from self._part(before, lambda hear, few=False: self._enter(chain, hear, few))
+            self.flows = [chain.enter(batch, weights=self.running) for batch in self.batches]
+            every = [method for methods in self.work.values() for method in methods]
+            both = any(method.works_on == "block" or "cross" in method.needed for method in every)
+            self.originals = list(self.flows) if both else []
+            for index in range(len(chain)):
+                with chain.opened(index):
+                    yield from self._block(chain, index)
+            yield from self._part(after, lambda hear, few=False: self._leave(chain, hear, few))
+
+    def _block(self, chain: Chain, index: int) -> Iterator[tuple[str, CompressedWeight]]:
+        layers = chain.layers[index]
+        whole = [layer for layer in layers if any(m.works_on == "block" for m in self._todo(layer))]
+
+        def listen(hear: Hear, few: bool = False, before: Hear | None = None) -> None:
+            for done, flow in enumerate(self.flows[:1] if few else self.flows):
+                self._say(f"{chain.names[index] or self.model.name}: calibrating, {done} of {len(self.flows)} batches")
+                if before is not None and self.originals:
+                    chain.run(index, self.originals[done], self._overlaid, before)
+                chain.run(index, flow, self._passing, hear)
+
+        if whole:
+            yield from self._rebuilt(chain, index, whole, listen)
+        yield from self._part([layer for layer in layers if layer not in whole], listen)
+        if index < len(chain) - 1 or chain.outside:
+            self.flows = [chain.step(index, flow, self._passing) for flow in self.flows]
+            if self.originals:
+                self.originals = [chain.step(index, flow, self._overlaid) for flow in self.originals]
+
+    def _part(self, layers: Sequence[Layer], listen: Listen) -> Iterator[tuple[str, CompressedWeight]]:
+        """Layers that run one after another, stage by stage: those that read the same input together."""
+        for layer in layers:
+            if layer.name in self.done:
+                self._put(layer, self.done[layer.name])
+                yield layer.name, self.done[layer.name]
+        todo = [layer for layer in layers if self._todo(layer)]
+        hearing = [layer for layer in todo if any(m.needed for m in self._todo(layer))]
+        for layer in todo:
+            if layer not in hearing:
+                yield self._compressed(layer, Statistics(), {})
+        for stage in self._stages(hearing, listen):
+            gathering = Gathering(self._needs(stage))
+            last = stage[-1] if len({layer.role for layer in stage}) == len(stage) else None
+            if "cross" in gathering.needs:
+                listen(_only(gathering, stage, last), before=_remember(gathering, stage, last))
+            else:
+                listen(_only(gathering, stage, last))
+            for group in gathering.groups:
+                shared = self._shared_scales(group, gathering.found)
+                for layer in group:
+                    yield self._compressed(layer, gathering.found[layer.name], shared)
+            self.unheard += [layer.name for layer in stage if layer.name not in gathering.found]
+
+    def _stages(self, layers: Sequence[Layer], listen: Listen) -> list[list[Layer]]:
+        """Layers in the order in which they run, those that read one input together; the experts of a mixture, of
+        which each reads tokens of its own, role by role."""
+        if not layers:
+            return []
+        order = Gathering(())
+        listen(_only(order, layers), few=True)
+        stages: list[list[Layer]] = []
+        for group in order.groups:
+            roles = {layer.role for layer in group}
+            same = next((stage for stage in stages if roles <= {layer.role for layer in stage}), None)
+            if same is None:
+                stages.append(list(group))
+            else:
+                same += group
+        silent = [layer for layer in layers if layer.name not in order.found]
+        for layer in silent:  # nothing of the first batch reached it: its role says when it runs
+            stage = next((s for s in stages if layer.role in {each.role for each in s}), None)
+            if stage is None:
+                stages.append([layer])
+            else:
+                stage.append(layer)
+        return stages
+
+    def _rebuilt(
+        self,
+        chain: Chain,
+        index: int,
+        layers: Sequence[Layer],
+        listen: Listen,
+    ) -> Iterator[tuple[str, CompressedWeight]]:
+        """Layers of a block whose methods work on the block as a whole."""
+        method = next(m for m in self._todo(layers[0]) if m.works_on == "block")
+        gathering = Gathering(self._needs(layers) | {"sample"})
+        listen(_only(gathering, layers))
+        by_name = {layer.name: layer for layer in layers}
+        weights, scales = {}, {}
+        for group in gathering.groups:
+            shared = self._shared_scales(group, gathering.found)
+            for layer in group:
+                weights[layer.name], scales[layer.name] = self._weight(layer), shared
+        targets = [chain.run(index, flow, self._overlaid) for flow in self.originals]
+        known = {name: gathering.found[name] for name in weights}
+
+        def run(flow: Flow, changed: Mapping[str, Tensor | Running]) -> Tensor:
+            return chain.run(index, flow, {**self.running, **{by_name[n]: _running(v) for n, v in changed.items()}})
+
+        label = chain.names[index] or self.model.name
+        with heard(self._listener(label)), torch.enable_grad():
+            made = method.rebuild(Span(weights, known, self.flows, targets, run))
+        for name, compressed in made.items():
+            layer = by_name[name]
+            finishing = [m for m in self._todo(layer) if m.kind in ("activation", "correct")]
+            for each in finishing:
+                compressed = each.finish(weights[name], compressed, known[name])  # type: ignore[attr-defined]
+            yield self._finished(layer, compressed, weights[name], known[name])
+
+    # One layer
+
+    def _compressed(
+        self, layer: Layer, statistics: Statistics, scales: Mapping[str, Tensor]
+    ) -> tuple[str, CompressedWeight]:
+        self._say(layer.name)
+        w = self._weight(layer)
+        methods = self._todo(layer)
+        check_rank(layer, methods, statistics)
+        with heard(self._listener(layer.name)):
+            made = compress(w, methods, statistics, scales)
+        return self._finished(layer, made, w, statistics)
+
+    def _finished(
+        self, layer: Layer, made: CompressedWeight, w: Tensor, statistics: Statistics
+    ) -> tuple[str, CompressedWeight]:
+        made = made.with_report(compared(w, made, self._todo(layer), statistics))
+        self._put(layer, made)
+        return layer.name, made
+
+    def _put(self, layer: Layer, made: CompressedWeight) -> None:
+        self.running[layer] = made.running()
+
+    def _weight(self, layer: Layer) -> Tensor:
+        return self.model.weight(layer.name)
+
+    def _todo(self, layer: Layer) -> Sequence[Method]:
+        return () if layer.name in self.done else self.work.get(layer.name, ())
+
+    def _needs(self, layers: Sequence[Layer]) -> frozenset[str]:
+        """With a sample, on which every layer is compared with its plain method."""
+        return frozenset({"sample"}.union(*(m.needed for layer in layers for m in self._todo(layer))))
+
+    def _shared_scales(self, group: Sequence[Layer], found: Mapping[str, Statistics]) -> dict[str, Tensor]:
+        """Scales of the transforms that every layer of a group has: one for all, found on all their weights."""
+        common = [m for m in self._todo(group[0]) if all(m in self._todo(layer) for layer in group)]
+        shared: dict[str, Tensor] = {}
+        weights = [self._weight(layer) for layer in group]
+        statistics = found[group[0].name]
+        for transform in common:
+            if isinstance(transform, Transform) and len(group) > 1:
+                s = storable(transform.scales(weights, transform.given(statistics)))
+                shared[transform.name] = s
+                weights, statistics = [w * s for w in weights], statistics.scaled(s)
+        return shared
+
+    @property
+    def _passing(self) -> Weights:
+        """The weights that calibration data passes through."""
+        return self.running if self.prefix == "compressed" else self._overlaid
+
+    @cached_property
+    def _overlaid(self) -> Weights:
+        """The weights of the model as it came."""
+        return self.model.running
+
+    # Progress
+
+    def _say(self, text: str) -> None:
+        if self.job is not None:
+            self.job.step(self.job.done, self.job.total, text)
+
+    def _listener(self, layer: str) -> Callable[[int, int, Mapping[str, float]], None]:
+        def listen(done: int, total: int, values: Mapping[str, float]) -> None:
+            if self.job is not None:
+                self.job.beat(f"{layer}: step {done} of {total}", values)
+
+        return listen
+
+    def _enter(self, chain: Chain, hear: Hear, few: bool) -> None:
+        for batch in self.batches[:1] if few else self.batches:
+            chain.enter(batch, hear, self._passing)
+
+    def _leave(self, chain: Chain, hear: Hear, few: bool) -> None:
+        for flow in self.flows[:1] if few else self.flows:
+            chain.leave(flow, hear, self._passing)
+
+
+def too_large(model: Model) -> bool:
+    """Whether the network in float32 would take more than half of the free memory: then it is walked in a frame."""
+    if model.task is None or model.runner.frame is None or model.runner.built:
+        return False
+    return 4 * sum(info.numel for info in model.source.tensors().values()) > available() // 2
+
+
+def _only(gathering: Gathering, layers: Sequence[Layer], last: Layer | None = None) -> Hear:
+    """Hear these layers only; after `last` nothing of the run is wanted."""
+    wanted = set(layers)
+
+    def hear(layer: Layer, x: Tensor) -> None:
+        if layer in wanted:
+            gathering.hear(layer, x)
+            if layer == last:
+                raise Chain.Enough
+
+    return hear
+
+
+def _remember(gathering: Gathering, layers: Sequence[Layer], last: Layer | None) -> Hear:
+    """Keep the inputs of these layers in the unchanged network until the compressed one has run on the same batch."""
+    wanted = set(layers)
+
+    def hear(layer: Layer, x: Tensor) -> None:
+        if layer in wanted:
+            gathering.original[layer.name] = x
+            if layer == last:
+                raise Chain.Enough
+
+    return hear
+
+
+def check_rank(layer: Layer, methods: Sequence[Method], statistics: Statistics | None) -> None:
+    """Refuse a Hessian of fewer rows than the layer has inputs: it cannot have full rank."""
+    rows = 0 if statistics is None else statistics.tokens
+    if rows and any("hessian" in m.needed for m in methods) and rows < layer.shape[1]:
+        raise Refused(
+            f"{layer.name}: the calibration data has {rows} rows, too few for the Hessian of "
+            f"{layer.shape[1]} inputs: give at least {layer.shape[1]} tokens"
+        )
+
+
+def _running(weight: Tensor | Running) -> Running:
+    return weight if isinstance(weight, Running) else Running(weight)
+
+
+def spread(batches: Sequence[Tensor], windows: int) -> list[Tensor]:
+    """At most `windows` windows of the calibration data, spread over all of it."""
+    rows = torch.cat(list(batches))
+    picked = rows[torch.linspace(0, len(rows) - 1, min(windows, len(rows))).long()]
+    return list(picked.split(max(1, len(batches[0]))))
+

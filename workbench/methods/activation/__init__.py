@@ -1,0 +1,1 @@
+"""Activations: methods that quantize what enters a layer. One file each."""

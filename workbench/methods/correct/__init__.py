@@ -1,0 +1,1 @@
+"""Corrections: methods that mend what is left over after all others. One file each."""
