@@ -7,6 +7,7 @@ its statistics, and the hidden states of the calibration data. The only code tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 from ..errors import Refused
-from ..grid import CompressedWeight, Running
+from ..grid import CompressedWeight, Report, Running
 from ..jobs import Job, available, heard
 from ..methods import Method, Span, Statistics, Transform, storable
 from ..model import Chain, Flow, Layer, Model, Weights
 from .compose import compared, compress
 from .statistics import Gathering
 
+EXPERT = re.compile(r"experts?\.\d+")
 Prefix = Literal["compressed", "original"]
 Hear = Callable[[Layer, Tensor], None]
 Listen = Callable[..., None]  # listen(hear, few=False): run the part, or its first batch alone
@@ -50,11 +52,10 @@ class Walk:
         self.running: dict[Layer | str, Tensor | Running] = dict(self._overlaid)
         with torch.no_grad():
             chain = Chain(self.model, self.batches[0][:1], frame=self.frame)
-            before, after = [], []
-            for layer in chain.outside:
-                # What comes before the first block is listed before its layers.
-                inside = [self.model.layers.index(each) for each in chain.layers[0]]
-                (before if self.model.layers.index(layer) < min(inside, default=0) else after).append(layer)
+            early: set[Layer] = set()
+            chain.enter(self.batches[0][:1], lambda layer, _x: early.add(layer))
+            before = [layer for layer in chain.outside if layer in early]
+            after = [layer for layer in chain.outside if layer not in early]
             yield from self._part(before, lambda hear, few=False: self._enter(chain, hear, few))
             self.flows = [chain.enter(batch, weights=self.running) for batch in self.batches]
             every = [method for methods in self.work.values() for method in methods]
@@ -109,28 +110,21 @@ class Walk:
             self.unheard += [layer.name for layer in stage if layer.name not in gathering.found]
 
     def _stages(self, layers: Sequence[Layer], listen: Listen) -> list[list[Layer]]:
-        """Layers in the order in which they run, those that read one input together; the experts of a mixture, of
-        which each reads tokens of its own, role by role."""
+        """Layers in the order in which they run, those that read one input together; and the experts of a mixture, of
+        which each reads tokens of its own, as one."""
         if not layers:
             return []
         order = Gathering(())
         listen(_only(order, layers), few=True)
-        stages: list[list[Layer]] = []
+        stages: dict[str, list[Layer]] = {}
         for group in order.groups:
-            roles = {layer.role for layer in group}
-            same = next((stage for stage in stages if roles <= {layer.role for layer in stage}), None)
-            if same is None:
-                stages.append(list(group))
-            else:
-                same += group
-        silent = [layer for layer in layers if layer.name not in order.found]
-        for layer in silent:  # nothing of the first batch reached it: its role says when it runs
-            stage = next((s for s in stages if layer.role in {each.role for each in s}), None)
-            if stage is None:
-                stages.append([layer])
-            else:
-                stage.append(layer)
-        return stages
+            stages.setdefault(EXPERT.sub("experts", group[0].name), []).extend(group)
+        place = {EXPERT.sub("experts", layer.name): stage for stage in stages.values() for layer in stage}
+        for layer in layers:  # nothing of the first batch reached it: an expert of the same place says when it runs
+            if layer.name not in order.found:
+                name = EXPERT.sub("experts", layer.name)
+                place.get(name, stages.setdefault(name, [])).append(layer)
+        return [stage for stage in stages.values() if stage]
 
     def _rebuilt(
         self,
@@ -168,7 +162,7 @@ class Walk:
     # One layer
 
     def _compressed(
-        self, layer: Layer, statistics: Statistics, scales: Mapping[str, Tensor]
+        self, layer: Layer, statistics: Statistics, scales: Mapping[str, tuple[Tensor, Report]]
     ) -> tuple[str, CompressedWeight]:
         self._say(layer.name)
         w = self._weight(layer)
@@ -198,16 +192,20 @@ class Walk:
         """With a sample, on which every layer is compared with its plain method."""
         return frozenset({"sample"}.union(*(m.needed for layer in layers for m in self._todo(layer))))
 
-    def _shared_scales(self, group: Sequence[Layer], found: Mapping[str, Statistics]) -> dict[str, Tensor]:
+    def _shared_scales(
+        self, group: Sequence[Layer], found: Mapping[str, Statistics]
+    ) -> dict[str, tuple[Tensor, Report]]:
         """Scales of the transforms that every layer of a group has: one for all, found on all their weights."""
         common = [m for m in self._todo(group[0]) if all(m in self._todo(layer) for layer in group)]
-        shared: dict[str, Tensor] = {}
+        shared: dict[str, tuple[Tensor, Report]] = {}
         weights = [self._weight(layer) for layer in group]
         statistics = found[group[0].name]
         for transform in common:
             if isinstance(transform, Transform) and len(group) > 1:
-                s = storable(transform.scales(weights, transform.given(statistics)))
-                shared[transform.name] = s
+                with heard(self._listener(group[0].name)):
+                    s, report = transform.search(weights, transform.given(statistics))
+                s = storable(s)
+                shared[transform.name] = s, report
                 weights, statistics = [w * s for w in weights], statistics.scaled(s)
         return shared
 

@@ -49,6 +49,13 @@ class Blocks:
         """Whether the last block is smaller than the others."""
         return self.shape[0] % self.rows != 0 or self.shape[1] % self.columns != 0
 
+    @property
+    def sizes(self) -> Tensor:
+        """How many weights each block has: int64 [counts]."""
+        sides = zip(self.shape, self.counts, (self.rows, self.columns), strict=True)
+        lengths = [(length - size * torch.arange(n)).clamp(max=size) for length, n, size in sides]
+        return torch.outer(*lengths)
+
     def reduce(self, w: Tensor, how: str) -> Tensor:
         """amin, amax or sum of w [out, in] over each block: [counts]."""
         for axis, size in ((1, self.columns), (0, self.rows)):
@@ -66,6 +73,13 @@ class Blocks:
             elif size > 1:
                 per_block = per_block.repeat_interleave(size, axis).narrow(axis, 0, length)
         return per_block
+
+    def tiles(self, w: Tensor, fill: float) -> Tensor:
+        """The weights of each block side by side, [*counts, rows * columns]; what a ragged one lacks is `fill`."""
+        (out, inputs), (down, across) = self.shape, self.counts
+        whole = w.new_full((down * self.rows, across * self.columns), fill)
+        whole[:out, :inputs] = w
+        return whole.reshape(down, self.rows, across, self.columns).transpose(1, 2).flatten(2)
 
 
 def _reduce_axis(w: Tensor, axis: int, size: int, how: str) -> Tensor:

@@ -33,6 +33,10 @@ class Patch:
     columns: Tensor
     values: Tensor
 
+    def divided(self, s: Tensor) -> Patch:
+        """The same of w / s, s [in]."""
+        return Patch(self.columns, (self.values.float() / s[self.columns].float()).to(self.values.dtype))
+
 
 @dataclass(frozen=True)
 class CompressedWeight:
@@ -146,8 +150,11 @@ class CompressedWeight:
 
     def with_input_scale(self, s: Tensor) -> CompressedWeight:
         """For codes that were made of w * s: the input is divided by s [in] (on top of an earlier division)."""
+        if bool((s == 1).all()):
+            return self
+        patch = None if self.patch is None else self.patch.divided(s)
         s = s.float() if self.input_scale is None else s.float() * self.input_scale.float()
-        return replace(self, input_scale=s.half() if _fits_half(s) else s)
+        return replace(self, input_scale=s.half() if _fits_half(s) else s, patch=patch)
 
     def with_report(self, report: Report) -> CompressedWeight:
         return replace(self, report=self.report + report)

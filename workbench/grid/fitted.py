@@ -11,7 +11,7 @@ from ..errors import Refused
 from .affine import encode
 from .blocks import Blocks
 from .compressed import CompressedWeight
-from .grids import Grid, IntGrid
+from .grids import Grid, IntGrid, TableGrid
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,20 @@ class Fit:
         scales = self.scales
         if not torch.isfinite(scales).all():
             bad = (~torch.isfinite(scales)).nonzero()[0].tolist()
-            raise Refused(f"the scale of block {bad} is not finite: look for huge weights there, or prune them")
+            raise Refused(
+                f"the scale of block {bad} is not finite: look for huge weights there, or prune them"
+            )
+        return self.compressed(self._codes(w, scales))
+
+    def _codes(self, w: Tensor, scales: Tensor) -> Tensor:
+        from . import fused, tables  # numba: half a second that who only lists layers need not wait
+
         if isinstance(self.grid, IntGrid) and (self.zero is None or not self.zero.is_floating_point()):
-            codes = encode(w, self.grid, self.blocks, scales, self.zero)
-        else:
-            zero = None if self.zero is None else self.blocks.expand(self.zero.float())
-            codes = self.grid.encode(w.float() / self.blocks.expand(scales), zero)
-        return self.compressed(codes)
+            return encode(w, self.grid, self.blocks, scales, self.zero)
+        if isinstance(self.grid, TableGrid) and self.zero is None and fused.fits(w, self.blocks):
+            return tables.encode(w, self.grid, self.blocks, scales)
+        zero = None if self.zero is None else self.blocks.expand(self.zero.float())
+        return self.grid.encode(w.float() / self.blocks.expand(scales), zero)
 
     def compressed(self, codes: Tensor) -> CompressedWeight:
         """These codes [out, in] under this grid."""

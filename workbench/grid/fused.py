@@ -61,7 +61,7 @@ def encode(w: Tensor, grid: IntGrid, blocks: Blocks, scale: Tensor, zero: Tensor
     """Codes [out, in], uint8 or int8."""
     array = w.numpy()
     scales, zeros = per_row(scale, blocks), per_row(zero, blocks)
-    codes = new_codes(w, grid)
+    codes = new_codes(w, grid.dtype)
     target = codes.numpy()
     low, high = np.float32(grid.lowest), np.float32(grid.highest)
     over_rows(lambda a, b: _encode(array, a, b, blocks.columns, scales, zeros, low, high, target), len(array))
@@ -73,7 +73,7 @@ def quantize(
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """(codes, scale, zero) as `affine.fit` and `encode` make them, for blocks of one row, each row while it is in the
     first cache. None where some scale does not fit into `scale_dtype`: then all of them have to be wider."""
-    array, codes = w.numpy(), new_codes(w, grid)
+    array, codes = w.numpy(), new_codes(w, grid.dtype)
     target, counts, asymmetric = codes.numpy(), blocks.counts, convention == "asymmetric"
     scales = np.empty(counts, np.float32)
     zeros = np.zeros(counts, np.uint8) if asymmetric else np.zeros((counts[0], 0), np.uint8)
@@ -119,7 +119,7 @@ def steps_of(bits: int, convention: str) -> float:
 _spare: list[np.ndarray] = []  # the block of codes that was let go last
 
 
-def new_codes(w: Tensor, grid: IntGrid) -> Tensor:
+def new_codes(w: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for codes: that of the last ones of this size that nobody refers to any more, as when a slider moves. The
     system would clear every page of a new block first, which takes as long as encoding does."""
     try:
@@ -128,7 +128,7 @@ def new_codes(w: Tensor, grid: IntGrid) -> Tensor:
         block = None
     if block is None or block.size != w.numel():
         block = np.empty(w.numel(), np.uint8)
-    codes = block.view(np.int8 if grid.signed else np.uint8).reshape(w.shape)
+    codes = block.view(np.int8 if dtype == torch.int8 else np.uint8).reshape(w.shape)
     weakref.finalize(codes, _let_go, block).atexit = False
     return torch.from_numpy(codes)  # which refers to `codes` as long as the tensor or any view of it lives
 

@@ -7,7 +7,7 @@ rounding is half to even, as in the reference implementations and in `rint` of t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -97,19 +97,33 @@ class IntGrid(Grid):
 
 
 class TableGrid(Grid):
-    """A grid of at most 256 values in a table; codes are uint8.
+    """A grid of at most 256 values in a table, codes uint8. A subclass gives the table, ascending; `encode` takes the
+    nearest value. Of two that are equally near it takes the lower one, unless `_upper` says otherwise."""
 
-    `table` [n] is the value of each code, ascending. Of two values that are equally near the lower one is taken,
-    unless `_upper` says otherwise.
-    """
+    # Whether the codes are a sign and a magnitude; then borders and `ladder` are those of the magnitudes.
+    mirrored: ClassVar[bool] = False
 
     @property
     def table(self) -> Tensor:
         """The value of each code, float32 [n]."""
         raise TypeError(f"{type(self).__name__} has no table")
 
+    @property
+    def ladder(self) -> Tensor:
+        """The values between the borders, float32, ascending: one more than borders."""
+        return _table(self)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8
+
+    def _middles(self, n: int) -> Tensor:
+        """Where one value ends and the next begins: float64 [n - 1]."""
+        values = _table(self).double()
+        return (values[1:] + values[:-1]) / 2
+
     def _upper(self, n: int) -> Tensor:
-        """For each of the n - 1 midpoints whether it belongs to the value above: bool [n - 1]."""
+        """For each middle whether it belongs to the value above: bool [n - 1]."""
         return torch.zeros(n - 1, dtype=torch.bool)
 
     @property
@@ -136,15 +150,17 @@ def _table(grid: TableGrid) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _borders(grid: TableGrid) -> Tensor:
-    return borders_of(_table(grid), grid._upper(len(_table(grid))))
+    n = len(_table(grid))
+    return borders_of(grid._middles(n), grid._upper(n))
 
 
-def borders_of(values: Tensor, upper: Tensor) -> Tensor:
-    """The greatest float32 that is rounded down at each midpoint of ascending values [n]: [n - 1].
+def borders_of(middles: Tensor, upper: Tensor) -> Tensor:
+    """The greatest float32 that is rounded down at each of the ascending `middles` [n - 1].
 
-    Where `upper` is set the midpoint itself is rounded up. So a tie rule costs nothing when weights are encoded.
+    Where `upper` is set the middle itself is rounded up. So a tie rule costs nothing when weights are encoded. Middles
+    that are no float32 are rounded, half to even.
     """
-    middle = ((values[1:].double() + values[:-1].double()) / 2).float()
+    middle = middles.float()
     return torch.where(upper, torch.nextafter(middle, torch.full_like(middle, -torch.inf)), middle)
 
 
