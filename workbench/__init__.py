@@ -38,6 +38,8 @@ _HOMES = {
     "ErrorMap": "inspect",
     "Spectrum": "inspect",
     "Histogram": "inspect",
+    "Sensitivity": "inspect",
+    "DesignSpace": "inspect",
     "Session": "inspect",
     "export": "files.export",
     "Bench": "widgets",
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
     from .files.export import export
     from .files.load import load
     from .grid import CompressedWeight
-    from .inspect import ErrorMap, Histogram, Session, Spectrum
+    from .inspect import DesignSpace, ErrorMap, Histogram, Sensitivity, Session, Spectrum
     from .jobs import Job
     from .measure import Quality, evaluation
     from .methods import Method, Statistics

@@ -17,7 +17,9 @@ import typer
 
 from . import __version__
 from .errors import Refused
+from .shell.options import CALIBRATION, JSON, LAYERS, MODEL, RECIPE, TEXT, THE_RECIPE
 from .shell.report import Report, Table, cell, progress, run_job, verb
+from .shell.sensitivity import sensitivity_report
 from .shell.work import (
     calibration_batches,
     evaluation_data,
@@ -36,24 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-MODEL = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="an embedded name, a directory, a .safetensors file or index, or a hub id",
-        show_default=False,
-    ),
-]
-RECIPE = Annotated[Path | None, typer.Option(metavar="R.yaml", help="the recipe to apply")]
-THE_RECIPE = Annotated[
-    Path, typer.Option("--recipe", metavar="R.yaml", help="the recipe to apply", show_default=False)
-]
-CALIBRATION = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="text for the statistics that methods need; default: the embedded one"),
-]
-JSON = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, nothing else")]
 
 
 def _version(asked: bool) -> None:
@@ -191,9 +175,7 @@ def layers(model: MODEL, as_json: JSON = False) -> Report:
 def measure(
     model: MODEL,
     recipe: RECIPE = None,
-    text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="to measure on; default: the embedded held-out text")
-    ] = None,
+    text: TEXT = None,
     calibration: CALIBRATION = None,
     tokens: Annotated[int | None, typer.Option(help="of the text; default: 4096", show_default=False)] = None,
     as_json: JSON = False,
@@ -283,11 +265,45 @@ def compress(
 
 @app.command()
 @verb
+def sensitivity(
+    model: MODEL,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="a name (gptq) or Python (RTN(bits=3)), repeatable; default: rtn"),
+    ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(metavar="2,3,4,8", help="widths of each method; default: 2,3,4,8 of a bare name"),
+    ] = None,
+    layers: LAYERS = "*",
+    budget: Annotated[
+        float | None, typer.Option(metavar="B", help="bits per weight: the best recipe within them")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="R.yaml", help="write that recipe here")] = None,
+    text: TEXT = None,
+    tokens: Annotated[int | None, typer.Option(help="of the text; default: 2048", show_default=False)] = None,
+    calibration: CALIBRATION = None,
+    as_json: JSON = False,
+) -> Report:
+    """What each layer costs the model if it alone is compressed; and mixed precision under a budget of bits."""
+    return sensitivity_report(
+        model,
+        method or ["rtn"],
+        bits=bits,
+        layers=layers,
+        budget=budget,
+        out=out,
+        text=text,
+        tokens=tokens,
+        calibration=calibration,
+    )
+
+
+@app.command()
+@verb
 def spectra(
     model: MODEL,
-    layers: Annotated[
-        str, typer.Option(metavar="GLOB", help="which: a glob, a role (role:down), or several with commas")
-    ] = "*",
+    layers: LAYERS = "*",
     recipe: RECIPE = None,
     calibration: CALIBRATION = None,
     as_json: JSON = False,

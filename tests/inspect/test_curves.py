@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import workbench as wb
+from workbench.grid import Report
 from workbench.inspect import CURVES, Histogram, Profile, Spectrum
 from workbench.inspect.curves import SAMPLE
 
@@ -88,7 +89,8 @@ def test_a_profile_is_the_rms_error_of_strips_of_rows_and_of_columns(w, compress
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("kind", CURVES)
 def test_a_figure_has_axis_titles_a_caption_and_its_data(w, kind, theme):
-    figure = CURVES[kind](w, wb.RTN(bits=3).compress(w), "layers.0.down").figure(theme=theme)
+    made = wb.RTN(bits=3).compress(w).with_report(Report({"loss": [3.0, 2.0, 1.0], "size": [1.0, 1.0, 2.0]}))
+    figure = CURVES[kind](w, made, "layers.0.down").figure(theme=theme)
     figure.to_json()
     assert figure.layout.xaxis.title.text
     assert figure.layout.yaxis.title.text

@@ -46,13 +46,17 @@ class Curves:
             raise Refused("the table of sensitivities is empty: there is nothing to assign")
         usable = np.isfinite(table["kl"].to_numpy(float))
         if not usable.any():
-            raise Refused("no row of the table has a KL (all are NaN): measure on data that the model can run")
+            raise Refused(
+                "no row of the table has a KL (all are NaN): measure on data that the model can run"
+            )
         bits = (table["bits_per_weight"] * table["parameters"]).round().to_numpy(float).astype(np.int64)
         kl, name = table["kl"].to_numpy(float), table["name"].to_numpy()
         names = tuple(dict.fromkeys(name))
         rows = tuple(np.flatnonzero((name == each) & usable) for each in names)
         if empty := [each for each, row in zip(names, rows, strict=True) if not len(row)]:
-            raise Refused(f"{empty[0]} has no KL under any method (all are NaN): leave the layer out of the table")
+            raise Refused(
+                f"{empty[0]} has no KL under any method (all are NaN): leave the layer out of the table"
+            )
         weights = sum(int(table["parameters"].iloc[row[0]]) for row in rows)
         return cls(names, rows, tuple(bits[row] for row in rows), tuple(kl[row] for row in rows), weights)
 
@@ -93,49 +97,69 @@ def assigned(table: pd.DataFrame, budget_bits: float) -> dict[str, str]:
             "raise it, or add a method of fewer bits"
         )
     most = min(math.floor(min(budget_bits, 1e6) * curves.weights * (1 + 1e-9)), curves.largest)
-    best, taken, sizes = _solved(curves, most)
-    at = int(np.argmin(best))  # the first of equals: fewest bits
+    solved = _solved(curves, most)
+    fits = np.where(solved.spent <= most - curves.smallest, solved.best, np.inf)
+    at = int(np.lexsort((solved.spent, fits))[0])  # of equals the one with fewer bits
     picked: dict[str, str] = {}
-    for index in reversed(range(len(sizes))):
-        choice = int(taken[index][at])
+    for index in reversed(range(len(solved.sizes))):
+        choice = int(solved.taken[index][at])
         picked[curves.names[index]] = str(table["method"].iloc[curves.rows[index][choice]])
-        at -= int(sizes[index][choice])
+        at -= int(solved.sizes[index][choice])
     return dict(reversed(picked.items()))
 
 
 def frontier(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(bits per weight, least sum of KL): one point wherever another bit of budget buys something."""
     curves = Curves.of(table)
-    best, _, _ = _solved(curves, curves.largest)
-    unit, _ = curves.cells(curves.largest)
-    better = np.flatnonzero(best < np.minimum.accumulate(np.r_[np.inf, best])[:-1])
-    return (curves.smallest + unit * better) / curves.weights, best[better]
+    solved = _solved(curves, curves.largest)
+    order = np.lexsort(
+        (solved.best, solved.spent)
+    )  # cells are rounded sizes, so true ones may be out of order
+    best, spent = solved.best[order], solved.spent[order]
+    better = best < np.minimum.accumulate(np.r_[np.inf, best])[:-1]
+    return (curves.smallest + spent[better]) / curves.weights, best[better]
 
 
-def _solved(curves: Curves, most: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """(best, taken, sizes): the least sum of KL of exactly c cells, and which alternative of each layer gives it."""
+@dataclass(frozen=True)
+class Solved:
+    """best[c]: the least sum of KL of exactly c cells, `spent[c]` bits beyond the smallest in truth; taken[i][c]: which
+    alternative of layer i gives it; sizes[i][j] in cells."""
+
+    best: np.ndarray
+    spent: np.ndarray
+    taken: list[np.ndarray]
+    sizes: list[np.ndarray]
+
+
+def _solved(curves: Curves, most: int) -> Solved:
+    """Layer by layer: best(c) = min over j of best of the layers before (c - size j) + kl j."""
     unit, sizes = curves.cells(most)
-    room = min((most - curves.smallest) // unit, sum(int(size.max()) for size in sizes))
-    best = np.full(room + 1, np.inf)
+    # Every size is rounded up by less than a cell: what fits may lie so many cells further out.
+    room = min((most - curves.smallest) // unit + len(sizes), sum(int(size.max()) for size in sizes))
+    best, spent = np.full(room + 1, np.inf), np.zeros(room + 1, np.int64)
     best[0] = 0.0
     taken = []
     for size, kl, bits in zip(sizes, curves.kl, curves.bits, strict=True):
-        with_this, choice = np.full(room + 1, np.inf), np.zeros(room + 1, np.int16)
+        now, now_spent = np.full(room + 1, np.inf), np.zeros(room + 1, np.int64)
+        choice = np.zeros(room + 1, np.int16)
         for j in np.argsort(bits, kind="stable"):  # of equals the smaller one stays
             cells = int(size[j])
             if cells > room:
                 continue
             found = np.r_[np.full(cells, np.inf), best[: room + 1 - cells] + kl[j]]
-            better = found < with_this
-            with_this[better], choice[better] = found[better], j
-        best = with_this
+            better = found < now
+            now[better], choice[better] = found[better], j
+            now_spent[better] = (
+                np.r_[np.zeros(cells, np.int64), spent[: room + 1 - cells]][better] + bits[j] - bits.min()
+            )
+        best, spent = now, now_spent
         taken.append(choice)
-    return best, taken, sizes
+    return Solved(best, spent, taken, sizes)
 
 
 def recipe_from(table: pd.DataFrame, choices: Mapping[str, str | Method]) -> Recipe:
     """A recipe that gives each layer the method chosen for it: `choices` maps layers to methods, or to their names in
-    the table. Layers of one method share a step, in the order of the table; a layer that is not named stays as it is."""
+    the table. Layers of one method share a step, in the order of the table; layers not named stay as they are."""
     if not choices:
         raise Refused("no layer was given a method: choose at least one")
     known = dict(zip(table["method"], table["recipe"], strict=True))

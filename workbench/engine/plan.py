@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..grid.detect import FoundGrid, find_grid, sample_rows
-from ..methods import Method
+from ..methods import Method, Transform
 from ..model import Layer, Model
 from . import compose
 from .compose import added
@@ -51,7 +51,9 @@ class Plan:
     @property
     def needs(self) -> frozenset[str]:
         """The statistics that calibration has to collect."""
-        return frozenset(need for planned in self.work for method in planned.methods for need in method.needed)
+        return frozenset(
+            need for planned in self.work for method in planned.methods for need in method.needed
+        )
 
     @property
     def by_block(self) -> bool:
@@ -139,7 +141,7 @@ def _judged(model: Model, layer: Layer, methods: Sequence[Method]) -> PlannedLay
     sample, found = _grid_of(model, layer) if any(m.kind == "quantize" for m in methods) else (None, None)
     for method in methods:
         verdict = method.judge(layer.shape)
-        reason = verdict.skip
+        reason = verdict.skip or _not_for_kernels(layer, method, methods)
         if not reason and layer.role == "embed" and (method.needed or method.works_on == "block"):
             reason = f"an embedding reads no inputs that {method.label} could be calibrated on"
         if sample is not None and found is not None and method.kind == "quantize":
@@ -157,6 +159,22 @@ def _judged(model: Model, layer: Layer, methods: Sequence[Method]) -> PlannedLay
     if kept:
         return PlannedLayer(layer, tuple(kept), notes=tuple([*notes, *(f"not done: {s}" for s in skips)]))
     return PlannedLayer(layer, skip="; ".join(skips), notes=tuple(notes))
+
+
+def _not_for_kernels(layer: Layer, method: Method, methods: Sequence[Method]) -> str:
+    """Why a method cannot work on a convolution: its input has one value for a channel, its columns are channel x
+    kernel; empty where it can."""
+    if len(layer.stored) < 4:
+        return ""
+    if isinstance(method, Transform) and method.kind == "transform":
+        return "the columns of a convolution are channel x kernel: its input cannot be divided by a scale for each"
+    if method.kind == "activation" and any(
+        isinstance(each, Transform) and each.kind == "quantize" for each in methods
+    ):
+        return (
+            "a convolution's input cannot be divided by a scale for each column of the kernel: it stays float"
+        )
+    return ""
 
 
 def _grid_of(model: Model, layer: Layer) -> tuple[Tensor | None, FoundGrid | None]:

@@ -1,25 +1,24 @@
 """Sensitivity: what each layer costs the model if it alone is compressed, for every method in question.
 
-One layer changes at a time and the blocks before it stay as they are, so their outputs are kept and a run begins at the
-layer's own block: half of the work on average. Statistics are those of the unchanged model's inputs, collected once.
-The table is what `engine.assign` makes a recipe of; that the layers' divergences add up is its assumption.
+Statistics are those of the unchanged model's inputs, collected once; runs begin at the changed layer's own block. The
+table is what `engine.assign` makes a recipe of; that the layers' divergences add up is its assumption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..errors import Refused
-from ..grid import CompressedWeight, Running
+from ..grid import CompressedWeight
 from ..jobs import Job, heard, require
 from ..measure import MODEL_COLUMNS, WEIGHT_COLUMNS, Evaluation, Quality, evaluation, weight_errors
 from ..methods import Method, Statistics
-from ..model import Chain, Flow, Layer, Model
+from ..model import Layer, Model
+from .alone import Say, judges
 from .compose import compress, output_error
 from .plan import plan
 from .recipe import Recipe, Step
@@ -30,7 +29,10 @@ from .walk import check_rank
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS, IMAGES = 2048, 256  # a layer is judged on, unless said otherwise: its rank among the others is stable by then
+TOKENS, IMAGES = (
+    2048,
+    256,
+)  # a layer is judged on, unless said otherwise: its rank among the others is stable by then
 HEARD_TOKENS, HEARD_IMAGES = 1024, 32  # inputs of the output's error, where no calibration is given
 
 SENSITIVITY_COLUMNS = {
@@ -85,39 +87,41 @@ def sensitivity(
     choices = _choices(model, methods, layers)
     quality = data if isinstance(data, Quality) else Quality(model, data or judged_on(model))
     if quality.model.source is not model.source:
-        raise Refused(f"these predictions are of {quality.model.name}, not of {model.name}: make a Quality of it")
+        raise Refused(
+            f"these predictions are of {quality.model.name}, not of {model.name}: make a Quality of it"
+        )
     wanted = [layer for layer in model.layers if any(layer.name in choice.methods for choice in choices)]
     batches = None if calibration is None else list(calibration)
     known = _statistics(model, wanted, choices, quality.data, batches, job)
     total = sum(len(choice.methods) for choice in choices)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    with torch.no_grad():
-        for layer, judge in _judges(model, quality, wanted):
-            w = model.base_weight(layer.name)
-            for choice in (c for c in choices if layer.name in c.methods):
-                say = _teller(job, len(rows), total, f"{layer.name}: {choice.label}")
-                say(0, 1)
-                made = _made(model, layer, choice, known.get(layer.name), batches, job)
-                measures = judge(made.running(), say)
-                numbers = {"kl": measures.pop("kl"), **measures, **_errors(w, made, known.get(layer.name))}
-                rows[layer.name, choice.label] = {**_facts(layer, choice, made), **numbers}
+    for layer, judge in judges(model, quality, wanted):
+        w = model.base_weight(layer.name)
+        for choice in (c for c in choices if layer.name in c.methods):
+            say = _teller(job, len(rows), total, f"{layer.name}: {choice.label}")
+            say(0, 1)
+            made = _made(model, layer, choice, known.get(layer.name), batches, job)
+            measures = judge(made.running(), say)
+            numbers = {"kl": measures.pop("kl"), **measures, **_errors(w, made, known.get(layer.name))}
+            rows[layer.name, choice.label] = {**_facts(layer, choice, made), **numbers}
     if job is not None:
         job.done = job.total = total
     ordered = [rows[key] for key in ((la.name, c.label) for la in wanted for c in choices) if key in rows]
-    frame = pd.DataFrame(ordered)
-    frame = frame[[name for name in SENSITIVITY_COLUMNS if name in frame]].astype({"block": "Int64"})
+    columns = [name for name in SENSITIVITY_COLUMNS if name in ordered[0]]
+    frame = pd.DataFrame(ordered, columns=columns).astype({"block": "Int64"})
     frame.attrs["columns"] = {name: SENSITIVITY_COLUMNS[name] for name in frame}
     frame.attrs["data"], frame.attrs["model"] = quality.data.what, model.name
     return frame
 
 
 def judged_on(model: Model) -> Evaluation:
-    """The embedded held-out data, as much of it as ranks layers: runs are many here."""
-    data = evaluation(model, tokens=TOKENS)
-    if data.labels is None or len(data.inputs) <= IMAGES:
-        return data
-    inputs, labels = data.inputs[:IMAGES], data.labels[:IMAGES]
-    return replace(data, inputs=inputs, labels=labels, what=f"the first {IMAGES} of {data.what}", code="")
+    """The embedded held-out data, as much of it as ranks layers."""
+    return few(evaluation(model, tokens=TOKENS))
+
+
+def few(data: Evaluation, images: int = IMAGES) -> Evaluation:
+    """The data with at most so many images: runs are many. Tokens are chosen when the data is made."""
+    return data if data.labels is None else data.first(images)
 
 
 def _choices(model: Model, given: Alternative | Iterable[Alternative], layers: str) -> list[Choice]:
@@ -129,11 +133,17 @@ def _choices(model: Model, given: Alternative | Iterable[Alternative], layers: s
     chosen = {layer.name for layer in model.select(layers)}
     found: dict[Recipe, dict[str, tuple[Method, ...]]] = {}
     for recipe in recipes:
+        if pairing := next((s.method for s in recipe if s.method.whole_model), None):
+            raise Refused(
+                f"{pairing.label} works on pairs of layers: it does nothing to one alone, leave it out"
+            )
         steps = [Step(s.method, layers if s.layers.strip() == "*" else s.layers) for s in recipe]
         planned = plan(model, Recipe(steps)).work
         methods = {e.layer.name: e.methods for e in planned if e.layer.name in chosen}
         if not methods:
-            raise Refused(f"{recipe.label} is for none of the layers {layers!r}: change its selector, or layers")
+            raise Refused(
+                f"{recipe.label} is for none of the layers {layers!r}: change its selector, or layers"
+            )
         found.setdefault(Recipe([step.method for step in recipe]), {}).update(methods)
     # Two methods may have one short name: then the long one tells them apart.
     labels = [recipe.label for recipe in found]
@@ -169,40 +179,10 @@ def _statistics(
         list(layers),
         needs | {"sample"},
         batches,
-        lambda done: None if job is None else job.step(0, job.total, f"calibrating: {done} of {count} batches"),
+        lambda done: (
+            None if job is None else job.step(0, job.total, f"calibrating: {done} of {count} batches")
+        ),
     )
-
-
-Say = Callable[[int, int], None]
-
-
-def _judges(
-    model: Model, quality: Quality, layers: Sequence[Layer]
-) -> Iterator[tuple[Layer, Callable[[Running, Say], dict[str, float]]]]:
-    """(layer, judge): judge(what runs in its place, step) measures the model; layers in the order of the blocks."""
-    batches = quality.data.inputs_only()
-    chain, wanted = Chain(model, batches[0][:1]), set(layers)
-    run = model.runner.logits
-    for layer in (each for each in chain.outside if each in wanted):
-        yield layer, lambda new, say, la=layer: quality.judge(lambda _, inputs: run(inputs, {la: new}), say)
-    last = max((i for i in range(len(chain)) if wanted & set(chain.layers[i])), default=-1)
-    flows = [chain.enter(batch) for batch in batches] if last >= 0 else []
-    for index in range(last + 1):
-        for layer in (each for each in chain.layers[index] if each in wanted):
-
-            def judge(new: Running, say: Say, la: Layer = layer, index: int = index) -> dict[str, float]:
-                return quality.judge(lambda batch, _: _from(chain, index, flows[batch], {la: new}), say)
-
-            yield layer, judge
-        if index < last:
-            flows[:] = [chain.step(index, flow) for flow in flows]
-
-
-def _from(chain: Chain, index: int, flow: Flow, changed: dict[Layer | str, Tensor | Running]) -> Tensor:
-    """The network's answer for a flow that stands before block `index`."""
-    for each in range(index, len(chain)):
-        flow = chain.step(each, flow, changed)
-    return chain.leave(flow)
 
 
 def _made(
@@ -220,7 +200,9 @@ def _made(
         alone = Recipe([Step(method, layer.name) for method in methods])
         return apply(model, alone, calibration=batches, prefix="original").weights[layer.name]
     check_rank(layer, methods, known)
-    with heard(lambda done, total, values: None if job is None else job.beat(f"{layer.name}: {choice.label}", values)):
+    with heard(
+        lambda done, total, values: None if job is None else job.beat(f"{layer.name}: {choice.label}", values)
+    ):
         return compress(model.base_weight(layer.name), methods, known)
 
 

@@ -17,6 +17,7 @@ from ..jobs import Cancelled, Job, require
 from ..methods import Method, Statistics
 from ..model import Model
 from .compose import compared, compress
+from .fold import equalized
 from .plan import Plan, plan
 from .recipe import Recipe
 from .walk import Prefix, Walk, too_large
@@ -89,6 +90,7 @@ def apply(
     work = {entry.layer.name: entry.methods for entry in planned.work}
     done = _reusable(planned, resume)
     batches = [] if len(done) == len(work) else _calibration(planned, calibration)
+    model = equalized(model, planned, batches[0][:1] if batches else None)
     kept = None if keep is None else Kept(keep, _run_of(model, recipe, batches, prefix), list(work))
     done |= dict(kept.finished()) if kept is not None else {}
     if sum(model.layer(name).parameters for name in work if name not in done) <= CHECKED_FIRST:
@@ -110,6 +112,8 @@ def apply(
     except Cancelled:
         partial = True
     notes = tuple(f"{name}: no calibration input reached it, it stays as it was" for name in walk.unheard)
+    if any(method.whole_model for methods in work.values() for method in methods):
+        notes += ("the ranges of joined layers were shared first: errors against the unchanged weights mean nothing",)
     methods = {name: work[name] for name in weights}
     return Variant(model.base, recipe, {**model.overlays, **weights}, methods, partial, notes=notes, vectors=model.vectors)
 

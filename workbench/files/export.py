@@ -1,8 +1,9 @@
 """Export: a changed model as a checkpoint that loads wherever the original does.
 
 The weights are written in the dtypes of the original, each changed one at the values that its codes stand for
-("fake quantized"): what was measured on the bench is what an engine runs. Everything else, biases and norms, the
-configuration and the tokenizer, is the original's. One tensor is in memory at a time.
+("fake quantized"): what was measured on the bench is what an engine runs. Norms and biases are the original's, unless
+a transform or a bias correction has changed them; the configuration and the tokenizer always.
+One tensor is in memory at a time.
 """
 
 from __future__ import annotations
@@ -83,7 +84,22 @@ def check_export(model: Model, folder: str | os.PathLike[str], format: str = "sa
             f"{model.name} is packed already (quantization_config in config.json): export the float model that "
             "it was made from"
         )
+    bare = [
+        name for name, made in model.overlays.items() if made.shift is not None and not _bias(model, name)
+    ]
+    if bare:
+        more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        raise Refused(
+            f"{bare[0]}{more}: the bias correction needs a bias, and the checkpoint has none there: leave "
+            "bias-correction out of the recipe for such layers"
+        )
     check_target(folder, _forecast(model))
+
+
+def _bias(model: Model, layer: str) -> str:
+    """The tensor that is added to a layer's output; empty where the checkpoint has none."""
+    name = model.layer(layer).tensor.removesuffix("weight") + "bias"
+    return name if name in model.source.tensors() else ""
 
 
 class _Changed(Source):
@@ -92,6 +108,9 @@ class _Changed(Source):
     def __init__(self, model: Model, step: Callable[[int, int, str], None]):
         self._model, self._step, self._done = model, step, 0
         self._layers: dict[str, Layer] = {model.layer(n).tensor: model.layer(n) for n in model.overlays}
+        self._shifts = {
+            _bias(model, n): made.shift for n, made in model.overlays.items() if made.shift is not None
+        }
         self.origin = model.source.origin
 
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -102,7 +121,12 @@ class _Changed(Source):
         self._done += 1
         layer = self._layers.get(name)
         if layer is None:
-            return self._model.source.read(name)
+            stored = self._model.source.read(name)
+            vector, shift = self._model.vectors.get(name), self._shifts.get(name)
+            if vector is None and shift is None:
+                return stored
+            value = stored.float() if vector is None else vector.float()
+            return (value if shift is None else value + shift).to(stored.dtype)
         # A tied weight is one tensor in the checkpoint, so the other names follow by themselves.
         return layer.to_tensor(self._model.weight(layer.name)).to(layer.dtype)
 
@@ -135,6 +159,17 @@ def _forecast(model: Model) -> int:
     return weights + sum(file.stat().st_size for file in _companions(model)) + 2**20
 
 
+def _left_behind(model: Model) -> list[str]:
+    """What of the compressed model a float checkpoint cannot hold, for its card."""
+    quantizers = [made.inputs for made in model.overlays.values() if made.inputs is not None]
+    if not quantizers:
+        return []
+    return [
+        f"The inputs of {len(quantizers)} layers were quantized too ({quantizers[0].label}). Input quantizers are not",
+        "part of a float checkpoint: this one runs with float inputs, and answers better than what was measured.",
+    ]
+
+
 def _card(model: Model, recipe: Recipe | None, label: Callable[[str], str]) -> str:
     """README.md of the export: what was done to which layer, and what it would take packed."""
     changed = model.overlays
@@ -148,6 +183,7 @@ def _card(model: Model, recipe: Recipe | None, label: Callable[[str], str]) -> s
         "Their weights are stored in the dtypes of the original at the values that their codes stand for, so this",
         "checkpoint loads wherever the original does, is as large, and answers as the compressed model would,",
         "up to the rounding of the stored dtype.",
+        *_left_behind(model),
         f"Packed, the changed layers would take {bits / count:.3f} bits per weight, with scales, zeros and masks.",
         "",
     ]

@@ -6,7 +6,7 @@ Sources: Dettmers et al. 2023 (QLoRA) and bitsandbytes `functional.py`: `create_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Self
 
 import torch
@@ -51,7 +51,7 @@ class Codebook(TableGrid):
     def shared_bits(self) -> int:
         return 32 * len(self.points) if self.learned else 0
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         return torch.tensor(self.points)
 

@@ -106,13 +106,14 @@ class CompressedWeight:
         values = self.grid.decode(self.codes[r0:r1, c0:c1])
         if self.zero is not None:
             values = values - self._spread(self.zero, r0, r1, c0, c1)
-        scales = self.scales
-        return values if scales is None else values * self._spread(scales, r0, r1, c0, c1)
+        return values if self.scale is None else values * self._spread(self.scale, r0, r1, c0, c1)
 
-    def _spread(self, per_block: Tensor, r0: int, r1: int, c0: int, c1: int) -> Tensor:
+    def _spread(self, per_block: Tensor | CompressedWeight, r0: int, r1: int, c0: int, c1: int) -> Tensor:
         """A value per block as float32 for each weight of rows [r0, r1), columns [c0, c1); size 1 where shared."""
-        top, left = r0 // self.blocks.rows, c0 // self.blocks.columns
-        part = per_block[top : -(-r1 // self.blocks.rows), left : -(-c1 // self.blocks.columns)].float()
+        down = slice(r0 // self.blocks.rows, -(-r1 // self.blocks.rows))
+        across = slice(c0 // self.blocks.columns, -(-c1 // self.blocks.columns))
+        nested = isinstance(per_block, CompressedWeight)
+        part = per_block.dequantize(down, across) if nested else per_block[down, across].float()
         for axis, size, start, stop in ((0, self.blocks.rows, r0, r1), (1, self.blocks.columns, c0, c1)):
             if part.shape[axis] > 1 and size > 1:
                 part = part.repeat_interleave(size, axis).narrow(axis, start % size, stop - start)
@@ -133,12 +134,11 @@ class CompressedWeight:
     def at(self, row: int, column: int) -> dict[str, float | int | None]:
         """code, scale and zero of one weight, for the hover line; None where there is none."""
         stored = column if self.order is None else int((self.order == column).nonzero()[0])
-        block = row // self.blocks.rows, stored // self.blocks.columns
-        scales = self.scales
+        window = row, row + 1, stored, stored + 1
         return {
-            "code": int(self.codes[row, stored]) if scales is not None else None,
-            "scale": None if scales is None else float(scales[block]),
-            "zero": None if self.zero is None else float(self.zero[block]),
+            "code": int(self.codes[row, stored]) if self.scale is not None else None,
+            "scale": None if self.scale is None else float(self._spread(self.scale, *window)),
+            "zero": None if self.zero is None else float(self._spread(self.zero, *window)),
         }
 
     def with_mask(self, mask: Tensor | None, n_m: tuple[int, int] | None = None) -> CompressedWeight:
@@ -163,13 +163,13 @@ class CompressedWeight:
         """Bits in all for codes, scales, zeros, mask and what belongs to the input: what a file that wastes nothing
         would hold.
 
-        Pruned weights have no code. The mask costs a bit per weight, or for N:M the positions of the kept
-        ones, ceil(log2 M) bits each, where that is less.
+        What a grid costs by itself (a learned codebook) counts as scales. Pruned weights have no code. The mask costs
+        a bit per weight, or for N:M the positions of the kept ones, ceil(log2 M) bits each, where that is less.
         """
         kept = self.numel if self.mask is None else int(self.mask.sum())
         bits = {
             "codes": float(self.grid.code_bits * kept),
-            "scales": _bits(self.scale),
+            "scales": _bits(self.scale) + self.grid.shared_bits,
             "zeros": 0.0,
             "mask": 0.0,
             "inputs": _bits(self.input_scale)

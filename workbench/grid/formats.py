@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import Refused
 from .affine import int_grid
 from .blocks import Blocks
 from .codebook import DoubleQuant, learned, normal_float
-from .grids import FLOATS, IntGrid
+from .grids import FLOATS, Grid, IntGrid
 from .minifloat import MINIFLOATS, minifloat
 from .mx import ELEMENTS, MX_BLOCK, NVFP4_BLOCK, PowerOfTwo, mx_rule, nvfp4_rule
 from .power import PowerGrid, best_exponent
@@ -33,6 +34,18 @@ MX = tuple(ELEMENTS)
 FIXED_BLOCKS = {**dict.fromkeys(MX, MX_BLOCK), "nvfp4": NVFP4_BLOCK}
 FREE = tuple(name for name in FORMATS if name not in FIXED_BLOCKS)  # their blocks are chosen
 WITH_BITS = ("int", "power", "kmeans")  # the width of the others is in their name
+
+
+def grid_of(scheme: Scheme) -> Grid:
+    """The grid of a scheme, where it does not depend on the weight. Refused where it does."""
+    if scheme.format == "power" and scheme.exponent:
+        return PowerGrid(bits=scheme.bits, exponent=scheme.exponent)
+    if scheme.format in ("kmeans", "power"):
+        raise Refused(
+            f"the grid of {scheme.format} is learned from a weight: take another format, or fit one first"
+        )
+    nothing = torch.zeros(1, 1)
+    return rule_of(scheme, nothing, Blocks.of((1, 1), "tensor"), None).grid
 
 
 def rule_of(scheme: Scheme, w: Tensor, blocks: Blocks, h: Tensor | None) -> Rule:

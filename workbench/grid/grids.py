@@ -6,7 +6,7 @@ rounding is half to even, as in the reference implementations and in `rint` of t
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -100,68 +100,51 @@ class TableGrid(Grid):
     """A grid of at most 256 values in a table, codes uint8. A subclass gives the table, ascending; `encode` takes the
     nearest value. Of two that are equally near it takes the lower one, unless `_upper` says otherwise."""
 
-    # Whether the codes are a sign and a magnitude; then borders and `ladder` are those of the magnitudes.
+    # Whether the codes are a sign and a magnitude; then ladder and borders are those of the magnitudes.
     mirrored: ClassVar[bool] = False
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         """The value of each code, float32 [n]."""
         raise TypeError(f"{type(self).__name__} has no table")
 
-    @property
+    @cached_property
     def ladder(self) -> Tensor:
-        """The values between the borders, float32, ascending: one more than borders."""
-        return _table(self)
+        """The values that weights go to, float32, ascending."""
+        return self.table
+
+    @cached_property
+    def borders(self) -> Tensor:
+        """The greatest float32 that still goes to each value of the ladder but the last."""
+        middles = self._middles().float()
+        # Where the middle itself goes up, the border is the float before it. So a tie rule costs nothing later.
+        return torch.where(
+            self._upper(), torch.nextafter(middles, torch.full_like(middles, -torch.inf)), middles
+        )
+
+    def _middles(self) -> Tensor:
+        """Where one value of the ladder ends and the next begins, float64."""
+        values = self.ladder.double()
+        return (values[1:] + values[:-1]) / 2
+
+    def _upper(self) -> Tensor:
+        """For each middle whether it belongs to the value above."""
+        return torch.zeros(len(self.ladder) - 1, dtype=torch.bool)
+
+    @property
+    def values(self) -> Tensor:
+        return self.ladder
 
     @property
     def dtype(self) -> torch.dtype:
         return torch.uint8
-
-    def _middles(self, n: int) -> Tensor:
-        """Where one value ends and the next begins: float64 [n - 1]."""
-        values = _table(self).double()
-        return (values[1:] + values[:-1]) / 2
-
-    def _upper(self, n: int) -> Tensor:
-        """For each middle whether it belongs to the value above: bool [n - 1]."""
-        return torch.zeros(n - 1, dtype=torch.bool)
-
-    @property
-    def values(self) -> Tensor:
-        return _table(self)
-
-    @property
-    def borders(self) -> Tensor:
-        """The greatest float32 that still goes to each value but the last: [n - 1]."""
-        return _borders(self)
 
     def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:
         x = x.float() if zero is None else x.float() + zero
         return torch.bucketize(x, self.borders, out_int32=True).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        return _table(self)[codes.int()]
-
-
-@lru_cache(maxsize=256)
-def _table(grid: TableGrid) -> Tensor:
-    return grid.table.float()
-
-
-@lru_cache(maxsize=256)
-def _borders(grid: TableGrid) -> Tensor:
-    n = len(_table(grid))
-    return borders_of(grid._middles(n), grid._upper(n))
-
-
-def borders_of(middles: Tensor, upper: Tensor) -> Tensor:
-    """The greatest float32 that is rounded down at each of the ascending `middles` [n - 1].
-
-    Where `upper` is set the middle itself is rounded up. So a tie rule costs nothing when weights are encoded. Middles
-    that are no float32 are rounded, half to even.
-    """
-    middle = middles.float()
-    return torch.where(upper, torch.nextafter(middle, torch.full_like(middle, -torch.inf)), middle)
+        return self.table[codes.int()]
 
 
 class FloatGrid(Grid):

@@ -7,15 +7,16 @@ Microscaling 1.0 (E2M1, E2M3, E3M2), microxcaling (half away from zero).
 
 from __future__ import annotations
 
+import math
 import re
-from functools import lru_cache
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from .grids import TableGrid, borders_of
+from .grids import TableGrid
 
 
 class MiniFloat(TableGrid):
@@ -30,7 +31,7 @@ class MiniFloat(TableGrid):
 
     exponent_bits: int = Field(ge=1, le=7)
     mantissa_bits: int = Field(ge=0, le=6)
-    bias: int | None = Field(None, ge=-32, le=96)
+    bias: int | None = Field(default=None, ge=-32, le=96)
     specials: Literal["none", "nan", "ieee"] = "none"
     ties: Literal["even", "away"] = "even"
 
@@ -48,12 +49,19 @@ class MiniFloat(TableGrid):
     def name(self) -> str:
         return f"e{self.exponent_bits}m{self.mantissa_bits}"
 
-    @property
+    @cached_property
     def ladder(self) -> Tensor:
         """The finite values that are not negative, float32, in the order of their codes, which is ascending."""
-        return _magnitudes(self)
+        exponents, fractions = 2**self.exponent_bits, 2**self.mantissa_bits
+        bias = 2 ** (self.exponent_bits - 1) - 1 if self.bias is None else self.bias
+        subnormal = [m * 2.0 ** (1 - bias) / fractions for m in range(fractions)]
+        normal = [
+            (1 + m / fractions) * 2.0 ** (e - bias) for e in range(1, exponents) for m in range(fractions)
+        ]
+        dropped = {"none": 0, "nan": 1, "ieee": fractions}[self.specials]
+        return torch.tensor((subnormal + normal)[: exponents * fractions - dropped])
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         beyond = torch.full((2 ** (self.code_bits - 1) - len(self.ladder),), torch.nan)
         if self.specials == "ieee":
@@ -65,43 +73,23 @@ class MiniFloat(TableGrid):
     def values(self) -> Tensor:
         return torch.cat([-self.ladder[1:].flip(0), self.ladder])
 
+    def _upper(self) -> Tensor:
+        # The last bit of a code is that of the mantissa, so an even code is an even value. Without a mantissa all but 0
+        # are odd: then IEEE 754 takes the larger one.
+        below = torch.arange(len(self.ladder) - 1)
+        if self.ties == "away":
+            return below >= 0
+        return below % 2 == 1 if self.mantissa_bits else below > 0
+
     @property
     def largest_exponent(self) -> int:
         """floor(log2) of the largest value: emax of the OCP formats."""
-        return int(torch.frexp(self.ladder[-1]).exponent) - 1
+        return math.frexp(self.largest)[1] - 1
 
     def encode(self, x: Tensor, zero: Tensor | None = None) -> Tensor:
         x = x.float() if zero is None else x.float() + zero
         size = torch.bucketize(x.abs(), self.borders, out_int32=True).to(torch.uint8)
         return size | (x.signbit().to(torch.uint8) << (self.code_bits - 1))
-
-    @property
-    def borders(self) -> Tensor:
-        """The greatest magnitude that still goes to each of the ladder but the last."""
-        return _borders(self)
-
-
-@lru_cache(maxsize=64)
-def _magnitudes(grid: MiniFloat) -> Tensor:
-    exponents, fractions = 2**grid.exponent_bits, 2**grid.mantissa_bits
-    bias = 2 ** (grid.exponent_bits - 1) - 1 if grid.bias is None else grid.bias
-    subnormal = [m * 2.0 ** (1 - bias) / fractions for m in range(fractions)]
-    normal = [(1 + m / fractions) * 2.0 ** (e - bias) for e in range(1, exponents) for m in range(fractions)]
-    dropped = {"none": 0, "nan": 1, "ieee": fractions}[grid.specials]
-    found = subnormal + normal
-    return torch.tensor(found[: len(found) - dropped])
-
-
-@lru_cache(maxsize=64)
-def _borders(grid: MiniFloat) -> Tensor:
-    # The last bit of a code is that of the mantissa, so an even code is an even value. Without a mantissa all but 0
-    # are odd: then IEEE 754 takes the larger one.
-    below = torch.arange(len(grid.ladder) - 1)
-    if grid.ties == "away":
-        upper = torch.ones_like(below, dtype=torch.bool)
-    else:
-        upper = below % 2 == 1 if grid.mantissa_bits else below > 0
-    return borders_of((grid.ladder[1:].double() + grid.ladder[:-1].double()) / 2, upper)
 
 
 _NAME = re.compile(r"e([1-7])m([0-6])")

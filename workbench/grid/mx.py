@@ -7,6 +7,7 @@ The blocks lie along the input because that is summed over, so a transposed matr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -31,8 +32,8 @@ E4M3 = MiniFloat(exponent_bits=4, mantissa_bits=3, specials="nan")
 class FixedPoint(Grid):
     """Integers over 2^fraction_bits, without the lowest code: MXINT8 is 8 bits with 6 after the point."""
 
-    bits: int = Field(8, ge=2, le=8)
-    fraction_bits: int = Field(6, ge=0, le=7)
+    bits: int = Field(default=8, ge=2, le=8)
+    fraction_bits: int = Field(default=6, ge=0, le=7)
 
     @property
     def code_bits(self) -> int:
@@ -127,7 +128,7 @@ def shared_exponent(grid: Grid, how: ScaleRule) -> Callable[[Tensor, Blocks], Te
     ceil    e = ceil(log2 m) - emax
     even    e = floor(log2 m') - emax, m' = m rounded to the mantissa of the elements
     """
-    _, top = torch.frexp(torch.tensor(grid.largest))
+    top = math.frexp(grid.largest)[1]
     mantissa = grid.mantissa_bits if isinstance(grid, MiniFloat) else 6
 
     def of(w: Tensor, blocks: Blocks) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from pydantic import Field
@@ -40,16 +41,16 @@ class PowerGrid(TableGrid):
         """Q: the levels on each side of 0."""
         return 2 ** (self.bits - 1) - 1
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         return self._raised(torch.arange(-self.steps, self.steps + 1, dtype=torch.float64)).float()
 
-    def _middles(self, n: int) -> Tensor:
+    def _middles(self) -> Tensor:
         # Rounding happens before the root, so the border is where q + 1/2 comes to lie, not half way between levels.
-        return self._raised(torch.arange(n - 1) - self.steps + 0.5)
+        return self._raised(torch.arange(2 * self.steps) - self.steps + 0.5)
 
-    def _upper(self, n: int) -> Tensor:
-        return (torch.arange(1, n) - self.steps) % 2 == 0
+    def _upper(self) -> Tensor:
+        return (torch.arange(1, 2 * self.steps + 1) - self.steps) % 2 == 0
 
     def _raised(self, q: Tensor) -> Tensor:
         return q.sign() * (q.double().abs() / self.steps) ** (1 / self.exponent)

@@ -1,11 +1,12 @@
-"""Scheme: which grid, who shares a scale, how the scale is found. Methods inherit its fields: `class RTN(Scheme, Method)`.
+"""Scheme: which grid, who shares a scale, how the scale is found. Methods inherit its fields.
 
-The number formats are in `formats`, the granularities in `blocks`, the searches in `search`. What `where` in a field
-says does not matter is ignored.
+The number formats are in `formats`, the granularities in `blocks`, the searches in `search`. A field that does not
+matter under the values of the others (`where`) is ignored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 import torch
@@ -17,14 +18,21 @@ from .affine import Convention, quantize
 from .blocks import Blocks
 from .compressed import CompressedWeight
 from .fitted import Fit
-from .formats import FIXED_BLOCKS, FORMATS, FREE, MX, OFFERED, WITH_BITS, rule_of
-from .grids import FLOATS
+from .formats import FIXED_BLOCKS, FORMATS, FREE, MX, OFFERED, WITH_BITS, grid_of, rule_of
+from .grids import FLOATS, Grid
 from .mx import ScaleRule
 from .rules import Rule
 from .search import search
 
-IN_GROUPS = ["group", "input", "block"]
+IN_GROUPS = ("group", "input", "block")
+Found = tuple[Tensor | None, Tensor, Tensor | None]  # codes where they are known already, scale, zero
 SEARCHED = {"none": "", "activation": " act", "mse": " mse", "percentile": " pct"}
+
+
+def _extra(stops: tuple[int, ...] = (), more: bool = False, **where: Iterable[Any]) -> dict[str, Any]:
+    """What only controls need: stops of a slider, whether the field is out of sight, which others it depends on."""
+    found: dict[str, Any] = {"where": {name: list(values) for name, values in where.items()}}
+    return found | ({"stops": list(stops)} if stops else {}) | ({"more": True} if more else {})
 
 
 class Scheme(BaseModel):
@@ -37,40 +45,35 @@ class Scheme(BaseModel):
         description="number format; any e{E}m{M} of 3 to 8 bits is one",
         json_schema_extra={"choices": list(OFFERED)},
     )
-    bits: int = Field(
-        4, ge=1, le=8, description="bits of a code", json_schema_extra={"where": {"format": list(WITH_BITS)}}
-    )
+    bits: int = Field(4, ge=1, le=8, description="bits of a code", json_schema_extra=_extra(format=WITH_BITS))
     granularity: Literal["group", "channel", "tensor", "input", "block"] = Field(
         "group",
         description="which weights share a scale; input: groups of outputs inside each input channel",
-        json_schema_extra={"where": {"format": list(FREE)}},
+        json_schema_extra=_extra(format=FREE),
     )
     group_size: int = Field(
         64,
         ge=-1,
         le=65536,
         description="inputs that share a scale; -1: the whole row",
-        json_schema_extra={
-            "stops": [16, 32, 64, 128, 256, -1],
-            "where": {"granularity": IN_GROUPS, "format": list(FREE)},
-        },
+        json_schema_extra=_extra((16, 32, 64, 128, 256, -1), granularity=IN_GROUPS, format=FREE),
     )
     symmetric: bool = Field(
         False,
         description="no zero point: the grid is centred on 0",
-        json_schema_extra={"where": {"format": ["int"]}},
+        json_schema_extra=_extra(format=("int",)),
     )
     convention: Convention = Field(
         "narrow",
         description="symmetric scale: absmax / (2^(b-1) - 1), absmax / (2^(b-1) - 0.5), or signed",
-        json_schema_extra={"where": {"symmetric": [True], "format": ["int"]}},
+        json_schema_extra=_extra(symmetric=(True,), format=("int",)),
     )
     exponent: float = Field(
         0.0,
         ge=0,
         le=1.5,
         description="exponent of the power grid, 0.2 to 1.5; 0: searched",
-        json_schema_extra={"where": {"format": ["power"]}},
+        json_schema_extra=_extra(format=("power",)),
     )
     scale_search: Literal["none", "activation", "mse", "percentile"] = Field(
         "none", description="the range of a block: all of it, or what loses least"
@@ -80,32 +83,32 @@ class Scheme(BaseModel):
         ge=50,
         le=100,
         description="percent of a block's weights that are in its range",
-        json_schema_extra={"where": {"scale_search": ["percentile"]}},
+        json_schema_extra=_extra(scale_search=("percentile",)),
     )
     scale_rule: ScaleRule = Field(
         "floor",
         description="how the shared exponent of an MX block follows from its largest weight",
-        json_schema_extra={"where": {"format": list(MX)}},
+        json_schema_extra=_extra(format=MX),
     )
     double_quant: bool = Field(
         False,
         description="the scales in 8 bits themselves, in blocks of 256",
-        json_schema_extra={"where": {"format": ["nf4", "nf3"], "scale_rounding": ["none"]}},
+        json_schema_extra=_extra(format=("nf4", "nf3"), scale_rounding=("none",)),
     )
     scale_rounding: Literal["none", "po2"] = Field(
         "none",
         description="po2: scales are powers of two, in one byte",
-        json_schema_extra={"where": {"format": list(FREE)}, "more": True},
+        json_schema_extra=_extra(more=True, format=FREE),
     )
     ragged: bool = Field(
         True,
         description="a last group that is smaller; off: leave out layers that the group size does not divide",
-        json_schema_extra={"where": {"granularity": IN_GROUPS}, "more": True},
+        json_schema_extra=_extra(more=True, granularity=IN_GROUPS),
     )
     scale_dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "float16",
         description="how scales are stored",
-        json_schema_extra={"where": {"format": list(FREE), "scale_rounding": ["none"]}, "more": True},
+        json_schema_extra=_extra(more=True, format=FREE, scale_rounding=("none",)),
     )
 
     def __init__(self, **fields: Any):
@@ -156,6 +159,11 @@ class Scheme(BaseModel):
             return Blocks.of(shape, "group", FIXED_BLOCKS[self.format])
         return Blocks.of(shape, self.granularity, self.group_size)
 
+    @property
+    def grid(self) -> Grid:
+        """The grid, where it is the same for every weight. Refused for those that are learned from it."""
+        return grid_of(self)
+
     def fit(self, w: Tensor, h: Tensor | None = None) -> Fit:
         """The grid laid over w [out, in] float32; h [in] = E[x^2] of each input channel, for "activation"."""
         return self._fitted(w, h)[0]
@@ -196,9 +204,7 @@ class Scheme(BaseModel):
         fit = Fit(rule.grid, blocks, packed, None if zero is None else zero.to(torch.uint8))
         return fit, codes if isinstance(packed, Tensor) else None
 
-    def _searched(
-        self, w: Tensor, blocks: Blocks, rule: Rule, h: Tensor | None
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def _searched(self, w: Tensor, blocks: Blocks, rule: Rule, h: Tensor | None) -> Found:
         """(codes or None, scale, zero), scales as `rule` keeps them."""
         from . import searched  # numba: half a second that who only lists layers need not wait
 

@@ -11,7 +11,7 @@ The plain scale is always among the candidates, so a search is never worse than 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch

@@ -16,7 +16,7 @@ from .blocks import Blocks
 from .chunks import over_rows
 from .fused import DROPPED, new_codes
 from .grids import IntGrid, TableGrid
-from .rules import AffineRule, Family, Keep, Rule
+from .rules import AffineRule, Family, Rule
 from .search import REFITS
 from .tables import levels_of, ranks_of
 from .tiles import TOGETHER, search_rows

@@ -6,6 +6,8 @@ Ternary: -1, 0, 1 times the mean of |w| over those beyond 0.7 mean |w| (Li et al
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -22,11 +24,11 @@ class Binary(TableGrid):
     def code_bits(self) -> int:
         return 1
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         return torch.tensor([-1.0, 1.0])
 
-    def _upper(self, n: int) -> Tensor:
+    def _upper(self) -> Tensor:
         return torch.tensor([True])
 
 
@@ -41,11 +43,11 @@ class Ternary(TableGrid):
     def code_bits(self) -> int:
         return 2
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
         return torch.tensor([-1.0, 0.0, 1.0])
 
-    def _upper(self, n: int) -> Tensor:
+    def _upper(self) -> Tensor:
         return torch.tensor([True, False])
 
 

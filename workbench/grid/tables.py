@@ -6,7 +6,7 @@ branches, so for 16 values it takes little longer than rounding to an integer.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -22,7 +22,6 @@ from .grids import TableGrid
 Levels = tuple[np.ndarray, np.ndarray]
 
 
-@lru_cache(maxsize=64)
 def levels_of(grid: TableGrid | None) -> Levels:
     """(borders, values) as float32, filled up for loops that take four borders at a time."""
     if grid is None:
@@ -34,7 +33,6 @@ def levels_of(grid: TableGrid | None) -> Levels:
     )
 
 
-@lru_cache(maxsize=64)
 def ranks_of(grid: TableGrid | None) -> Levels:
     """The same with the number of each value in its place."""
     borders, values = levels_of(grid)
@@ -63,7 +61,7 @@ def _encode(w, start, stop, size, scales, ranks, sign, codes):
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def encode_table_group(x, scale, ranks, sign, room, codes):
-    """The number of the value nearest to x / scale; with `sign`, that of its magnitude, and this bit if x is negative."""
+    """The number of the value nearest to x / scale; with `sign`, of its magnitude, and that bit if x is negative."""
     n = x.shape[0]
     y, found = room[0, :n], room[1, :n]
     for j in range(n):
@@ -87,21 +85,13 @@ def nearest(y, borders, values, found):
             found[i] = v4 if y[i] > b3 else v
 
 
-@intrinsic
-def as_int(_context, value):
-    """The bits of a float32."""
-
+def _reinterpreted(source: Any, target: Any, bits: ir.Type) -> Any:
     def make(_context, builder, _signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
+        return builder.bitcast(arguments[0], bits)
 
-    return types.int32(types.float32), make
+    return lambda _context, _value: (target(source), make)
 
 
-@intrinsic
-def as_float(_context, value):
-    """The float32 of these bits."""
-
-    def make(_context, builder, _signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), make
+# The bits of a float32, and the float32 of bits.
+as_int: Any = intrinsic(_reinterpreted(types.float32, types.int32, ir.IntType(32)))
+as_float: Any = intrinsic(_reinterpreted(types.int32, types.float32, ir.FloatType()))

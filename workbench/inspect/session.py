@@ -20,11 +20,13 @@ from ..engine import History, Plan, Recipe, Step, Variant, apply, collect, plan
 from ..engine.compose import compress
 from ..errors import Refused
 from ..grid import CompressedWeight
-from ..jobs import Cancelled, Job
+from ..jobs import Cancelled, Job, Listener, heard
 from ..measure import Evaluation, OutputError, Quality, error_cells, evaluation
-from ..methods import METHODS, Method, Statistics, parse_method
+from ..methods import METHODS, Method, Statistics, parameters_of, parse_method
 from ..model import Layer, Model
+from .comparison import MOST, Comparison
 from .error_map import ErrorMap
+from .sensitivity import Sensitivity
 from .tables import measured
 
 LIVE_TOKENS = 1024  # tokens (or images) that the effect of one layer is measured on while a slider moves
@@ -77,6 +79,8 @@ class Session:
         self._maps: dict[str, ErrorMap] = {}
         self._statistics: dict[str, Statistics] = {}
         self.job: Job | None = None
+        self.pinned: list[Method] = []  # for comparison beside each other, the oldest first
+        self.sensitivity: Sensitivity | None = None
 
     # What is selected
 
@@ -141,17 +145,19 @@ class Session:
 
     # Live: the selected layer under the method
 
-    def live(self) -> Iterator[Answer]:
+    def live(self, hear: Listener = lambda done, total, values: None) -> Iterator[Answer]:
         """Answers in order of their price: numbers of the weight, of the layer's output, of the model.
 
-        The error map of the selected layer shows the compressed weight from the first answer on.
+        The error map of the selected layer shows the compressed weight from the first answer on. `hear` is told of the
+        steps of a long optimisation, and may raise to stop it.
         """
         layer, method, shown = self.layer, self.method, self.error_map
         verdict = method.judge(layer.shape)
         if verdict.skip:
             raise Refused(f"{layer.name}: {verdict.skip}")
         statistics = self.statistics(layer, method.needed) if method.needed else None
-        compressed = compress(shown.w, [method], statistics)
+        with heard(hear):
+            compressed = compress(shown.w, [method], statistics)
         shown.change(compressed, error_cells(shown.w, compressed, shown.weight))
         numbers: dict[str, float | None] = {
             **shown.errors.numbers,
@@ -167,13 +173,60 @@ class Session:
         if sample is not None:
             error = OutputError(shown.w, compressed.running())
             error.add(sample)
-            numbers = {**numbers, "output_relative_error": error.value}
+            numbers = {**numbers, "output_relative_error": error.value, **self._beside(shown.w, sample)}
             yield Answer(layer.name, method, compressed, numbers)
         effect = self._live_quality.measure({layer.name: compressed})
         base = self._live_quality.measure()
         yield Answer(
             layer.name, method, compressed, {**numbers, **effect, **{f"base_{k}": v for k, v in base.items()}}
         )
+
+    def _beside(self, w: Tensor, sample: Tensor) -> dict[str, float | None]:
+        """The output error of the plain method that the one on the bench has to beat."""
+        plain = self.method.baseline
+        if plain is None:
+            return {}
+        error = OutputError(w, plain.compress(w).running())
+        error.add(sample)
+        return {"baseline_output_error": error.value}
+
+    # Beside each other
+
+    def pin(self) -> None:
+        """Put the method on the bench into the comparison; the oldest leaves where four are there already."""
+        self.pinned = [*(m for m in self.pinned if m != self.method), self.method][-MOST:]
+
+    def compare(self) -> Comparison | None:
+        """The pinned methods on the selected layer; None while there are fewer than two."""
+        methods, layer = self.pinned, self.layer
+        if len(methods) < 2:
+            return None
+        for method in methods:
+            if skip := method.judge(layer.shape).skip:
+                raise Refused(f"{layer.name}: {skip}")
+        needs = frozenset[str]().union(*(m.needed for m in methods))
+        statistics = None if self.why_not else self.statistics(layer, needs)
+        return Comparison(self.error_map.w, methods, statistics, layer.name)
+
+    def measure_sensitivity(self) -> Job:
+        """Each layer alone under the method on the bench, at 2, 3, 4 and 8 bits where it has bits; in a job."""
+        if self.why_not:
+            raise Refused(self.why_not)
+        alternatives = [self.method.with_(bits=b) for b in (2, 3, 4, 8)] if self._has_bits else [self.method]
+        batches = evaluation(self.model, part="calibration").inputs_only() if self.method.needed else None
+
+        def work(job: Job) -> Sensitivity:
+            self.sensitivity = Sensitivity(
+                self.model, alternatives, self._live_quality, layers=self.selector, calibration=batches, job=job
+            )
+            return self.sensitivity
+
+        return Job(work, "sensitivity").start()
+
+    @property
+    def _has_bits(self) -> bool:
+        fields = {parameter.name: parameter for parameter in parameters_of(type(self.method))}
+        return "bits" in fields and fields["bits"].type == "int" and getattr(self.method, "format", "int") == "int"
 
     def map_values(self, measure: str) -> Iterator[dict[str, float | None]]:
         """Values of all layers for the model map, growing as they become known."""
@@ -229,14 +282,16 @@ class Session:
     def plan(self) -> Plan:
         return plan(self.model, self.recipe)
 
-    def apply(self) -> Job:
-        """Apply and measure in a job that is started; the variant is added at the end (a partial one after Cancel).
+    def apply(self, recipe: Recipe | None = None) -> Job:
+        """Apply a recipe (by default the bench's own) and measure, in a job that is started; the variant is added at the
+        end (a partial one after Cancel).
 
         Raises Refused at once where nothing can be done.
         """
         if self.job is not None and self.job.state == "running":
             raise Refused("an apply is running: cancel it first, or wait for its end")
-        recipe, active, parent = self.recipe, self.history.variant, self.history.active
+        recipe = self.recipe if recipe is None else recipe
+        active, parent = self.history.variant, self.history.active
         batches = self._calibration(recipe)
 
         def work(job: Job) -> Variant:
@@ -261,8 +316,10 @@ class Session:
 
     def _calibration(self, recipe: Recipe) -> list[Tensor] | None:
         """Calibration inputs where a recipe needs them."""
-        needs = plan(self.model, recipe).needs
-        return evaluation(self.model, part="calibration").inputs_only() if needs else None
+        planned = plan(self.model, recipe)
+        if not planned.needs and not planned.by_block:
+            return None
+        return evaluation(self.model, part="calibration").inputs_only()
 
     def measure_base(self) -> None:
         """Fill in the measures of the unchanged model."""
@@ -290,7 +347,7 @@ class Session:
         if variant.recipe.steps:
             steps = ", ".join(_qualified(step) for step in variant.recipe)
             calibration = ""
-            if any(step.method.needed for step in variant.recipe):
+            if any(s.method.needed or s.method.works_on == "block" for s in variant.recipe):
                 lines += ["", 'calibration = wb.evaluation(model, part="calibration").inputs_only()']
                 calibration = ", calibration=calibration"
             whole = "" if not variant.partial else f" (cancelled here after {len(variant.methods)} layers)"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ..engine import Variant
+from ..engine import Variant, collect, compress
 from ..errors import Refused
 from ..jobs import Job
 from ..measure import (
@@ -62,18 +62,18 @@ def layers(subject: Variant | Model, data: Evaluation | None = None, job: Job | 
 def layer(subject: Model, name: str, method: Method, statistics: Statistics | None = None) -> pd.DataFrame:
     """One row: what `method` does to one layer of a model. Columns as in WEIGHT_COLUMNS, without the output error.
 
-    Raises Refused where the method cannot be applied to that layer, or needs statistics that were not given.
+    Where the method needs statistics and none are given, they are those of the layer's input over the embedded
+    calibration data. Raises Refused where the method cannot be applied to that layer.
     """
     chosen = subject.layer(name)
     verdict = method.judge(chosen.shape)
     if verdict.skip:
         raise Refused(f"{chosen.name}: {verdict.skip}")
     if method.needed and statistics is None:
-        raise Refused(
-            f"{method.label} needs {', '.join(sorted(method.needed))} of the inputs: give statistics"
-        )
+        batches = evaluation(subject, part="calibration").inputs_only()
+        statistics = collect(subject, [chosen], method.needed | {"sample"}, batches).get(chosen.name)
     w = subject.base_weight(chosen.name)
-    compressed = method.compress(w, statistics)
+    compressed = compress(w, [method], statistics)
     row = {
         "name": chosen.name,
         "role": chosen.role,

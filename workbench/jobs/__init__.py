@@ -1,8 +1,8 @@
 """Long work: a Job with progress and cancel, and Latest for controls that move faster than the answer."""
 
-from .beat import beat, heard
+from .beat import Listener, beat, heard
 from .job import Cancelled, Job
 from .latest import Latest
 from .memory import available, peak, require
 
-__all__ = ["Cancelled", "Job", "Latest", "available", "beat", "heard", "peak", "require"]
+__all__ = ["Cancelled", "Job", "Latest", "Listener", "available", "beat", "heard", "peak", "require"]

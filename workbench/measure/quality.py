@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -57,6 +57,14 @@ class Evaluation:
                 yield inputs, self.labels[start : start + self.batch]
             else:
                 yield inputs, inputs[:, 1:].flatten()
+
+    def first(self, count: int) -> Evaluation:
+        """The first `count` images, or windows of tokens, of it."""
+        if count >= len(self.inputs):
+            return self
+        unit, labels = ("windows", None) if self.labels is None else ("images", self.labels[:count])
+        what = f"the first {count} {unit} of {self.what}"
+        return replace(self, inputs=self.inputs[:count], labels=labels, what=what, code="")
 
     def inputs_only(self) -> list[Tensor]:
         return [inputs for inputs, _ in self.batches()]

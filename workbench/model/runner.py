@@ -192,7 +192,12 @@ def _owner(module: nn.Module, parameter: str) -> nn.Module | None:
 
 
 def _on_inputs(quantize: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
-    return lambda _module, inputs: (quantize(inputs[0]), *inputs[1:])
+    def apply(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = inputs[0]
+        rows = x.flatten(1) if isinstance(module, nn.Conv2d) else x  # what a token is to a convolution: one image
+        return (quantize(rows).view_as(x), *inputs[1:])
+
+    return apply
 
 
 def _on_output(shift: Tensor) -> Callable[..., Tensor]:

@@ -63,7 +63,7 @@ def calibration_batches(
     from ..measure import evaluation
 
     if text is not None:
-        _check_text(model, text, "--calibration")
+        check_text(model, text, "--calibration")
         if not planned.needs:
             report.say(f"{text} is not used: no method of the recipe needs statistics of the inputs")
     if not planned.needs:
@@ -77,7 +77,7 @@ def evaluation_data(model: Model, text: Path | None, tokens: int | None) -> tupl
     from ..measure import evaluation
 
     if text is not None:
-        _check_text(model, text, "--text")
+        check_text(model, text, "--text")
     needed, free = 4 * model.parameters, available()
     if needed > free and model.task is not None:
         return None, f"running {model.name} needs {_size(needed)} of memory, {_size(free)} are free"
@@ -90,7 +90,7 @@ def evaluation_data(model: Model, text: Path | None, tokens: int | None) -> tupl
     return (evaluation(model, text) if tokens is None else evaluation(model, text, tokens)), ""
 
 
-def _check_text(model: Model, path: Path, option: str) -> None:
+def check_text(model: Model, path: Path, option: str) -> None:
     """Said early: a network is built before its tokenizer sees the text."""
     if model.task == "classification":
         raise Refused(f"{option} is for language models: {model.name} is measured on the embedded images")

@@ -7,7 +7,7 @@ one), Apply by a `Job`. The frame is drawn at once and the rest as it becomes kn
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import nn
 
 from ..errors import Refused
 from ..figures import note_figure, pareto_figure
-from ..inspect import CURVES, MAP_MEASURES, Answer, ErrorMap, Session, Tile
-from ..jobs import Job, Latest
+from ..figures.convergence import curves_figure
+from ..inspect import CURVES, MAP_MEASURES, Answer, Comparison, ErrorMap, Session, Tile
+from ..jobs import Cancelled, Job, Latest
 from ..measure import Evaluation
 from ..methods import Method
 from ..model import Model
@@ -28,6 +29,7 @@ from .job_view import JobView
 from .model_map import ModelMap
 from .numbers import layer_numbers, model_numbers
 from .plot import Plot
+from .results import Results
 from .speed import SpeedView
 
 LIVE_SPECTRUM = 2048  # smaller dimension up to which the spectrum follows the sliders
@@ -64,7 +66,7 @@ class Bench(ipw.VBox):
         self._followed: Method | None = None  # the method that map and plan are of
         self._build()
         self._connect()
-        super().__init__([self.header, self.frame, self.tried])
+        super().__init__([self.header, self.frame, self.results])
         self.add_class("wb-bench")
         self._show_history()
         self._select()
@@ -114,20 +116,16 @@ class Bench(ipw.VBox):
         self.apply = ipw.Button(
             description="Apply", button_style="primary", tooltip="to the model, as a new variant"
         )
+        self.pin = ipw.Button(description="Compare", tooltip="put this method beside others, under the bench")
         self.job = JobView()
-        self.pareto = Plot(height=180)
         left = _column("wb-left", self.map_choice, self.map, self.layer_info)
         middle = _column("wb-middle", self.map_view, self.curve_choice, self.plot, self.speed)
         right = _column(
-            "wb-right", self.controls, self.numbers, self.selector, self.apply, self.job, self.plan
+            "wb-right", self.controls, self.numbers, self.selector, ipw.HBox([self.apply, self.pin]), self.job, self.plan
         )
         self.frame = ipw.Box([left, middle, right])
         self.frame.add_class("wb-frame")
-        caption = ipw.HTML(
-            "<span>tried</span> bits per weight against KL, one mark a variant; click to go there"
-        )
-        caption.add_class("wb-tried-caption")
-        self.tried = _column("wb-tried", caption, self.pareto)
+        self.results = Results(self._act)
         for widget, name in (
             (self.curve_choice, "wb-curves"),
             (self.numbers, "wb-numbers"),
@@ -136,6 +134,7 @@ class Bench(ipw.VBox):
             (self.selector, "wb-selector"),
             (self.plan, "wb-plan"),
             (self.apply, "wb-apply"),
+            (self.pin, "wb-pin"),
         ):
             widget.add_class(name)
 
@@ -145,13 +144,14 @@ class Bench(ipw.VBox):
         self._colours = Latest(self._compute_map, self._show_map, self._failed, "map")
         self._planner = Latest(self._compute_plan, self._show_plan, self._plan_failed, "plan")
         self._background = Latest(self._compute_base, self._show_base, self._failed, "base")
+        self._beside = Latest(self._compute_beside, self._show_beside, self._failed, "compare")
         self.map.observe(self._picked, "selected")
         self.map_choice.observe(lambda _change: self._colour(), "value")
         self.curve_choice.observe(lambda _change: self._draw_curve(), "value")
         self.selector.observe(self._selector_changed, "value")
         self.apply.on_click(lambda _button: self._apply())
         self.header.observe(self._themed, "dark")
-        self.pareto.on_pick(lambda data: self._act("go", data[0]))
+        self.pin.on_click(lambda _button: self._act("pin"))
 
     def _selectors(self) -> list[str]:
         roles = dict.fromkeys(layer.role for layer in self.session.model.layers)
@@ -177,6 +177,7 @@ class Bench(ipw.VBox):
         self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{facts}</div>{note}"
         self.speed.look((16, layer.shape[0], layer.shape[1]))
         self._update()
+        self._refresh_beside()
 
     def _set_method(self, method: Method) -> None:
         self.session.method = method
@@ -202,10 +203,20 @@ class Bench(ipw.VBox):
             yield shown
         elif not method.needed and not method.judge(shown.shape).skip:
             yield from shown.previewed(method, None, *self.map_view.asked)
-        for index, answer in enumerate(self.session.live()):
+        self._curves: dict[str, list[float]] = {}
+        for index, answer in enumerate(self.session.live(self._beat)):
             if index == 0:  # the pixels first: they are what the eye follows
                 yield self.map_view.tile_now(shown)
             yield answer
+
+    def _beat(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """A step of a long optimisation: stop where nobody waits for it any more, else keep its curve."""
+        if self._live.outdated:
+            raise Cancelled("live")
+        for name, value in values.items():
+            self._curves.setdefault(name, []).append(value)
+        if self.curve_choice.value == "convergence" and done % max(1, total // 20) == 0:
+            self._curve.request("convergence")
 
     def _show_live(self, part: ErrorMap | Tile | Answer) -> None:
         if isinstance(part, Tile):
@@ -233,6 +244,8 @@ class Bench(ipw.VBox):
         return not self._knows_why or self.session.runs_live
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, Cancelled):
+            return
         text = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
         self.controls.refuse(text)
         self._follow()
@@ -253,8 +266,9 @@ class Bench(ipw.VBox):
             return note_figure(
                 f"{size}: too large to follow a slider; wb.Spectrum(w, compressed) takes a minute"
             )
-        curve = CURVES[kind](shown.w, shown.compressed, shown.name)
-        return curve.figure(theme=self.theme)
+        if kind == "convergence" and self._curves and not shown.compressed.report:
+            return curves_figure(self._curves, shown.name, theme=self.theme)
+        return CURVES[kind](shown.w, shown.compressed, shown.name).figure(theme=self.theme)
 
     def _show_curve(self, figure: Any) -> None:
         self.plot.show(figure)
@@ -304,6 +318,9 @@ class Bench(ipw.VBox):
         except Refused as reason:
             self._plan_failed(reason)
             return
+        self._start(job)
+
+    def _start(self, job: Job) -> None:
         self.apply.disabled = True
         self.job.watch(job, self._applied)
 
@@ -313,8 +330,60 @@ class Bench(ipw.VBox):
         if isinstance(job.error, Exception) and job.state == "failed":
             self._failed(job.error)  # not in the plan's line, which is written anew
 
+    # Beside each other, and layer by layer
+
+    def _refresh_beside(self) -> None:
+        if self.results.shown == "compare":
+            self._beside.request(None)
+
+    def _compute_beside(self, _request: Any) -> Comparison | None:
+        return self.session.compare()
+
+    def _show_beside(self, comparison: Comparison | None) -> None:
+        self.results.show_comparison(comparison, len(self.session.pinned))
+
+    def _measure_sensitivity(self) -> None:
+        try:
+            job = self.session.measure_sensitivity()
+        except Refused as reason:
+            self.results.say(str(reason), wrong=True)
+            return
+        self.results.measure.disabled = True
+        self.results.say("")
+        self.results.job.watch(job, self._measured_sensitivity)
+
+    def _measured_sensitivity(self, job: Job) -> None:
+        self.results.measure.disabled = False
+        if isinstance(job.error, Exception) and job.state == "failed":
+            self.results.say(str(job.error), wrong=True)
+        self._show_sensitivity()
+
+    def _show_sensitivity(self) -> None:
+        found = self.session.sensitivity
+        if found is None:
+            text = "Press measure: each layer alone under the method on the bench"
+            self.results.bars.show(note_figure(text, theme=self.theme))
+        else:
+            self.results.bars.show(found.figure(theme=self.theme))
+
+    def _budget(self, bits: float, apply: bool) -> None:
+        """What a budget of bits per weight buys; with `apply` as a variant."""
+        found = self.session.sensitivity
+        if found is None:
+            return
+        try:
+            recipe, chosen = found.assign(bits), found.predicted(found.assigned(bits))
+            self.results.say(f"{chosen['bits_per_weight']:.2f} bits, sum of KL {chosen['kl']:.3g} nats: {recipe.label}"[:120])
+            if apply:
+                self._start(self.session.apply(recipe))
+        except Refused as reason:
+            self.results.say(str(reason), wrong=True)
+
     def _act(self, action: str, value: Any = None) -> None:
         history = self.session.history
+        if action in ("pin", "unpin", "shown", "measure", "look", "assign", "budget"):
+            self._act_below(action, value)
+            return
         if action == "go":
             history.go(int(value))
         elif action == "undo":
@@ -329,6 +398,25 @@ class Bench(ipw.VBox):
             self.selector.value = last[0].layers
             self._set_method(last[0].method)
         self._show_history()
+
+    def _act_below(self, action: str, value: Any) -> None:
+        if action == "pin":
+            self.session.pin()
+            self.results.tabs.value = "compare"
+            self._refresh_beside()
+        elif action == "unpin":
+            self.session.pinned = []
+            self._show_beside(None)
+        elif action == "shown" and value == "sensitivity":
+            self._show_sensitivity()
+        elif action == "shown" and value == "compare" and not self.results.compare.children:
+            self._refresh_beside()
+        elif action == "measure":
+            self._measure_sensitivity()
+        elif action == "look":
+            self.map.selected = value
+        elif action in ("assign", "budget"):
+            self._budget(float(value), apply=action == "assign")
 
     def _show_history(self) -> None:
         history, model = self.session.history, self.session.model
@@ -362,7 +450,7 @@ class Bench(ipw.VBox):
                 {"index": index, "short": "base" if index == 0 else f"v{index}", "hover": hover,
                  "bits_per_weight": m["bits_per_weight"], "kl": m["kl"]}
             )  # fmt: skip
-        self.pareto.show(pareto_figure(points, active, theme=self.theme))
+        self.results.pareto.show(pareto_figure(points, active, theme=self.theme))
 
     def _show_code(self) -> None:
         self.header.code = self.session.code()
@@ -381,6 +469,7 @@ class Bench(ipw.VBox):
         self.theme = "dark" if change["new"] else "light"
         self._draw_curve()
         self._show_pareto()
+        self._show_sensitivity()
 
 
 def _column(name: str, *children: ipw.Widget) -> ipw.VBox:

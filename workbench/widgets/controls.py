@@ -12,6 +12,7 @@ from ..errors import Refused
 from ..methods import METHODS, Method, Parameter, parameters_of
 
 _WIDE = {"width": "100%"}
+ORDER = ("quantize", "prune", "transform", "activation", "correct")  # of the methods in the list
 
 
 class MethodControls(ipw.VBox):
@@ -23,7 +24,7 @@ class MethodControls(ipw.VBox):
         self.method = method
         self._remembered: dict[str, Method] = {method.name: method}
         self.choice = ipw.Dropdown(
-            options=METHODS.names(),
+            options=sorted(METHODS, key=lambda name: (ORDER.index(METHODS[name].kind), name)),
             value=method.name,
             description="method",
             layout=_WIDE,
@@ -60,6 +61,8 @@ class MethodControls(ipw.VBox):
     def _build(self) -> None:
         self.fields, self._parameters = {}, {p.name: p for p in parameters_of(type(self.method))}
         for name, parameter in self._parameters.items():
+            if len(parameter.choices) == 1:  # nothing to choose
+                continue
             field = _control(parameter, getattr(self.method, name))
             field.add_class(f"wb-field-{name}")
             field.observe(self._changed, "value")
@@ -71,7 +74,8 @@ class MethodControls(ipw.VBox):
 
     def _arrange(self) -> None:
         """Hide the fields that do not matter under the values of others."""
-        for name, parameter in self._parameters.items():
+        for name in self.fields:
+            parameter = self._parameters[name]
             matters = all(getattr(self.method, other) in values for other, values in parameter.where.items())
             shown = matters and (self.more.value or not parameter.more)
             self.fields[name].layout.display = None if shown else "none"

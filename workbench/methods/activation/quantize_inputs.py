@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from ...grid import CompressedWeight, Grid, InputQuantizer, IntGrid, Report, Scheme
+from ...grid import CompressedWeight, Grid, InputQuantizer, IntGrid, Report
+from ...grid.minifloat import minifloat
 from ..base import Finish, Statistics
-
-STATIC = {"granularity": ["tensor"]}
 
 
 class Activations(Finish):
@@ -26,23 +25,44 @@ class Activations(Finish):
     name = "activations"
     kind = "activation"
     summary = "Activation quantization: the layer's input on a grid, per token or per tensor"
-    source = "per token: Xiao et al. 2023, fake_quant.py; per tensor: Nagel et al. 2021, section 3.1, and brevitas"
+    source = (
+        "per token: Xiao et al. 2023, fake_quant.py; per tensor: Nagel et al. 2021, section 3.1, and brevitas"
+    )
 
-    format: Literal["int", "e4m3", "e5m2", "e3m4", "e2m1"] = Field("int", description="number format")
-    bits: int = Field(8, ge=2, le=8, description="bits of a code", json_schema_extra={"where": {"format": ["int"]}})
+    format: str = Field(
+        "int",
+        description="number format; any e{E}m{M} of 3 to 8 bits is one",
+        json_schema_extra={"choices": ["int", "e4m3", "e5m2", "e3m4", "e2m1"]},
+    )
+    bits: int = Field(
+        8, ge=2, le=8, description="bits of a code", json_schema_extra={"where": {"format": ["int"]}}
+    )
     granularity: Literal["token", "tensor"] = Field(
-        "token", description="what shares a scale: each token, found when it arrives, or all, from calibration"
+        "token",
+        description="what shares a scale: each token, found when it arrives, or all, from calibration",
     )
     symmetric: bool = Field(
-        True, description="no zero point: the grid is centred on 0", json_schema_extra={"where": {"format": ["int"]}}
+        True,
+        description="no zero point: the grid is centred on 0",
+        json_schema_extra={"where": {"format": ["int"]}},
     )
     range: Literal["minmax", "percentile"] = Field(
-        "minmax", description="of calibration: the extremes, or all but a few", json_schema_extra={"where": STATIC}
-    )
+        "minmax", description="of calibration: the extremes, or all but a few",
+        json_schema_extra={"where": {"granularity": ["tensor"]}},
+    )  # fmt: skip
     percentile: float = Field(
         99.999, ge=90, le=100, description="percent of the calibration values inside the range",
-        json_schema_extra={"stops": [99.0, 99.9, 99.99, 99.999, 100.0], "where": {"range": ["percentile"], **STATIC}},
+        json_schema_extra={
+            "stops": [99.0, 99.9, 99.99, 99.999, 100.0], "where": {"range": ["percentile"], "granularity": ["tensor"]},
+        },
     )  # fmt: skip
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        if value != "int" and minifloat(value) is None:
+            raise ValueError("take int, or any e{E}m{M} of 3 to 8 bits such as e2m1")
+        return value
 
     @property
     def needed(self) -> frozenset[str]:
@@ -62,20 +82,25 @@ class Activations(Finish):
     def _range(self, known: Statistics) -> tuple[float, float]:
         """(lowest, highest) value that the grid has to hold."""
         if self.range == "minmax":
-            assert known.low is not None and known.high is not None
+            assert known.low is not None
+            assert known.high is not None
             return float(known.low.min()), float(known.high.max())
         assert known.sample is not None
         values = known.sample.flatten().numpy()
         if self.symmetric or self.format != "int":
             most = float(np.percentile(np.abs(values), self.percentile))
             return -most, most
-        return float(np.percentile(values, 100 - self.percentile)), float(np.percentile(values, self.percentile))
+        return float(np.percentile(values, 100 - self.percentile)), float(
+            np.percentile(values, self.percentile)
+        )
 
     @property
     def grid(self) -> Grid:
         """The grid of the input: integers without the lowest code, or 0 to 2^bits - 1 with a zero point; or floats."""
         if self.format != "int":
-            return Scheme(format=self.format).grid
+            grid = minifloat(self.format)
+            assert grid is not None
+            return grid
         if self.symmetric:
             return IntGrid(bits=self.bits, signed=True, narrow=True)
         return IntGrid(bits=self.bits)
@@ -83,5 +108,9 @@ class Activations(Finish):
     @property
     def label(self) -> str:
         width = f"a{self.bits}" if self.format == "int" else f"a {self.format}"
-        clipped = f" p{self.percentile:g}" if self.range == "percentile" and self.granularity == "tensor" else ""
-        return f"{width} {self.granularity}{'' if self.symmetric or self.format != 'int' else ' asym'}{clipped}"
+        clipped = (
+            f" p{self.percentile:g}" if self.range == "percentile" and self.granularity == "tensor" else ""
+        )
+        return (
+            f"{width} {self.granularity}{'' if self.symmetric or self.format != 'int' else ' asym'}{clipped}"
+        )

@@ -31,9 +31,12 @@ class BiasCorrection(Finish):
         sample.
         """
         known = self.given(statistics)
-        assert known.mean is not None and known.sample is not None
+        assert known.mean is not None
+        assert known.sample is not None
         running = made.running()
         shift = (w - running.matrix) @ known.mean
         if running.inputs is not None:
             shift = shift + running.matrix @ (known.sample - running.inputs(known.sample)).mean(0)
-        return replace(made, shift=shift).with_report(Report(facts={"largest shift": float(shift.abs().max())}))
+        return replace(made, shift=shift).with_report(
+            Report(facts={"largest shift": float(shift.abs().max())})
+        )

@@ -44,7 +44,9 @@ class Equalize(Method):
         20, ge=1, le=100, description="passes over all pairs at most; it ends earlier where nothing moves",
         json_schema_extra={"stops": [1, 5, 20, 50]},
     )  # fmt: skip
-    bias: bool = Field(False, description="count the bias of the first layer in its range", json_schema_extra={"more": True})
+    bias: bool = Field(
+        False, description="count the bias of the first layer in its range", json_schema_extra={"more": True}
+    )
 
     def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
         """One layer alone has nothing to share: it stays as it is."""

@@ -1,0 +1,32 @@
+"""Arguments and options that several verbs share. Their names are a contract with other people's scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="an embedded name, a directory, a .safetensors file or index, or a hub id",
+        show_default=False,
+    ),
+]
+RECIPE = Annotated[Path | None, typer.Option(metavar="R.yaml", help="the recipe to apply")]
+THE_RECIPE = Annotated[
+    Path, typer.Option("--recipe", metavar="R.yaml", help="the recipe to apply", show_default=False)
+]
+CALIBRATION = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="text for the statistics that methods need; default: the embedded one"),
+]
+LAYERS = Annotated[
+    str, typer.Option(metavar="GLOB", help="which: a glob, a role (role:down), or several with commas")
+]
+TEXT = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="to measure on; default: the embedded held-out text")
+]
+JSON = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, nothing else")]
