@@ -17,7 +17,7 @@ import typer
 
 from . import __version__
 from .errors import Refused
-from .shell.options import CALIBRATION, JSON, LAYERS, MODEL, RECIPE, TEXT, THE_RECIPE
+from .shell.options import CALIBRATION, JSON, KEEP, LAYERS, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
 from .shell.report import Report, Table, cell, progress, run_job, verb
 from .shell.sensitivity import sensitivity_report
 from .shell.work import (
@@ -178,6 +178,8 @@ def measure(
     text: TEXT = None,
     calibration: CALIBRATION = None,
     tokens: Annotated[int | None, typer.Option(help="of the text; default: 4096", show_default=False)] = None,
+    keep: KEEP = None,
+    prefix: PREFIX = "compressed",
     as_json: JSON = False,
 ) -> Report:
     """What a recipe does to each layer and to the model; without one, the unchanged model."""
@@ -191,7 +193,7 @@ def measure(
     found = load(model)
     planned = make_plan(report, found, steps)
     data, why_not = evaluation_data(found, text, tokens)
-    variant = make_variant(report, found, planned, calibration)
+    variant = make_variant(report, found, planned, calibration, keep, prefix)
     stored, before = storage(found, variant.weights), storage(found, {})
     row, unchanged = {**dict.fromkeys(("perplexity", "kl", "top1_agreement")), **stored}, before
     try:
@@ -199,7 +201,7 @@ def measure(
             raise Refused(why_not)
         quality = Quality(found, data)
         with progress("measuring") as tell:
-            row = {**quality.measure(variant.weights, tell), **stored, "data": data.what}
+            row = {**quality.measure(variant.weights, tell, variant.vectors), **stored, "data": data.what}
         unchanged = {**(quality.unchanged or {}), **before}
         row |= {f"base_{k}": v for k, v in unchanged.items() if k not in ("kl", "top1_agreement")}
     except Refused as error:
@@ -230,6 +232,8 @@ def compress(
     ],
     format: Annotated[str, typer.Option(help="what to write")] = "safetensors",
     calibration: CALIBRATION = None,
+    keep: KEEP = None,
+    prefix: PREFIX = "compressed",
     as_json: JSON = False,
 ) -> Report:
     """Apply a recipe and write the result as a checkpoint that loads wherever the original does."""
@@ -244,7 +248,7 @@ def compress(
     found = load(model)
     planned = make_plan(report, found, steps)
     check_export(found, out, format)
-    variant = make_variant(report, found, planned, calibration)
+    variant = make_variant(report, found, planned, calibration, keep, prefix)
     frame = run_job("comparing", lambda job: inspect.layers(variant, job=job))
     with progress("writing") as tell:
         written = export(variant, out, format=format, step=tell)

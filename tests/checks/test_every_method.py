@@ -17,16 +17,25 @@ SHAPES = [(48, 128), (21, 100), (1, 7), (5, 1)]
 
 def variations(name: str) -> list[dict[str, Any]]:
     """The defaults, and each parameter at its ends and choices by itself."""
+    parameters = {parameter.name: parameter for parameter in parameters_of(METHODS[name])}
+    # What learns does so for a few steps, except where the number of steps is looked at.
+    steps = parameters.get("steps")
+    short = {} if steps is None else {"steps": (steps.stops or (int(steps.low or 1),))[0]}
     sets: list[dict[str, Any]] = [{}]
-    for parameter in parameters_of(METHODS[name]):
+    for parameter in parameters.values():
         values = parameter.choices or ((False, True) if parameter.type == "bool" else parameter.stops)
         if not values and parameter.type in ("int", "float"):
             values = tuple(v for v in (parameter.low, parameter.high) if v is not None)
         for value in values:
             if value != parameter.default:
                 # Where a parameter matters only beside another one's value, that one comes along.
-                needed = {key: allowed[0] for key, allowed in parameter.where.items()}
-                sets.append({**needed, parameter.name: value})
+                possible = {
+                    key: [each for each in allowed if each in (parameters[key].choices or allowed)]
+                    for key, allowed in parameter.where.items()
+                }
+                if all(possible.values()):  # else it never matters in this method
+                    needed = {key: allowed[0] for key, allowed in possible.items()}
+                    sets.append({**short, **needed, parameter.name: value})
     return sets
 
 
@@ -57,6 +66,7 @@ def test_it_makes_a_compressed_weight_of_every_shape(name, parameters):
         assert values.shape == w.shape == weight.shape
         assert values.dtype == torch.float32
         assert torch.isfinite(values).all()
+        assert not any(t.requires_grad for t in vars(weight).values() if isinstance(t, torch.Tensor))
         assert weight.codes.shape == shape
         assert 0 < weight.bits_per_weight
         assert weight.nbytes >= weight.bits_per_weight * w.numel() / 8 - 1e-6

@@ -26,6 +26,7 @@ from workbench.engine import (
 from workbench.errors import Refused
 from workbench.jobs import Cancelled, Job
 from workbench.measure import Evaluation, Quality
+from workbench.methods import METHODS, Method
 
 LINEAR = ["layers.0.up_proj", "layers.0.down_proj", "layers.1.up_proj", "layers.1.down_proj"]
 WIDTHS = [wb.RTN(bits=bits, group_size=32) for bits in (2, 3, 4, 8)]
@@ -124,10 +125,44 @@ def test_a_calibrated_method_is_given_what_the_unchanged_model_hands_on(model, d
     known = wb.engine.collect(model, list(model.layers), ["mean_square"], ids)
     for name, found in zip(LINEAR, calibrated.calls, strict=True):
         torch.testing.assert_close(found, known[name].mean_square)
-    with pytest.raises(
-        Refused, match="calibrated needs mean_square: give calibration"
-    ):
+    with pytest.raises(Refused, match="calibrated needs mean_square: give calibration"):
         sensitivity(model, [calibrated()], data)
+
+
+@pytest.fixture
+def blockwise():
+    """A quantizer that is given whole blocks, and notes which layers they had."""
+
+    class Blockwise(Method):
+        name = "blockwise"
+        kind = "quantize"
+        works_on = property(lambda self: "block")
+
+        def compress(self, w, statistics=None):
+            return WIDTHS[1].compress(w)
+
+        def rebuild(self, span):
+            spans.append(list(span.weights))
+            return super().rebuild(span)
+
+    spans = []
+    Blockwise.spans = spans
+    yield Blockwise
+    METHODS._known.pop("blockwise", None)
+
+
+def test_a_method_for_blocks_is_given_a_block_with_one_layer(model, data, blockwise, table):
+    found = sensitivity(model, [blockwise()], data, calibration=[torch.arange(16).reshape(2, 8)])
+    assert blockwise.spans == [[name] for name in LINEAR]
+    plain = table[table["method"] == WIDTHS[1].label]
+    np.testing.assert_allclose(found["kl"], plain["kl"], rtol=1e-3)
+    with pytest.raises(Refused, match="needs inputs of whole blocks: give calibration"):
+        sensitivity(model, [blockwise()], data)
+
+
+def test_equalization_of_one_layer_is_refused(model, data):
+    with pytest.raises(Refused, match="equalize works on pairs of layers"):
+        sensitivity(model, Recipe([METHODS["equalize"](), wb.RTN()]), data)
 
 
 def test_the_unchanged_predictions_are_made_once(model, data, monkeypatch):

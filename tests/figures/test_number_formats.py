@@ -38,7 +38,7 @@ def test_the_front_is_joined_from_cheap_to_dear_and_named():
     line = next(trace for trace in figure.data if trace.name == "Pareto front")
     assert (list(line.x), list(line.y)) == ([30, 36, 80], [0.80, 0.88, 0.90])
     names = next(trace for trace in figure.data if trace.mode == "text")
-    assert list(names.text) == ["int4", "e2m1", "int8"]
+    assert [name.strip() for name in names.text] == ["int4", "e2m1", "int8"]
 
 
 def test_a_mark_tells_its_whole_configuration():

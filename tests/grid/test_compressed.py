@@ -40,15 +40,16 @@ def test_bits_per_weight_count_scales_and_zeros(options, expected):
 
 def test_storage_names_what_the_bits_are_for():
     w = made(noise(4, 256))
-    assert w.storage_bits() == {"codes": 4096.0, "scales": 128.0, "zeros": 32.0, "mask": 0.0}
+    assert w.storage_bits() == {"codes": 4096.0, "scales": 128.0, "zeros": 32.0, "mask": 0.0, "inputs": 0.0}
     assert w.nbytes == (4096 + 128 + 32) / 8
 
 
 def test_a_mask_costs_a_bit_a_weight_and_saves_the_codes_of_what_is_gone():
     mask = torch.ones(4, 256, dtype=torch.bool)
     mask[:, :192] = False
-    masked = made(noise(4, 256)).with_mask(mask)
-    assert masked.storage_bits() == {"codes": 4 * 256, "scales": 128.0, "zeros": 32.0, "mask": 1024.0}
+    w = made(noise(4, 256))
+    masked = w.with_mask(mask)
+    assert masked.storage_bits() == w.storage_bits() | {"codes": 4 * 256, "mask": 1024.0}
     assert masked.sparsity == 0.75
     assert masked.dequantize()[:, :192].count_nonzero() == 0
 
@@ -101,12 +102,12 @@ def test_a_window_is_the_slice_of_the_whole(data):
 def test_the_hover_line_gives_the_scale_and_zero_of_one_weight():
     w = made(noise(6, 10), group_size=4, dtype=torch.float32)
     for row, column in ((0, 0), (5, 9), (3, 7)):
-        scale, zero = w.scale_at(row, column)
-        assert scale == w.scale[row, column // 4].item()
-        assert (float(w.codes[row, column]) - zero) * scale == pytest.approx(
+        found = w.at(row, column)
+        assert found["scale"] == w.scale[row, column // 4].item()
+        assert (found["code"] - found["zero"]) * found["scale"] == pytest.approx(
             w.dequantize()[row, column].item()
         )
-    assert uncompressed(noise(2, 2)).scale_at(0, 0) == (None, None)
+    assert uncompressed(noise(2, 2)).at(0, 0) == {"code": None, "scale": None, "zero": None}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -145,7 +145,7 @@ def test_the_picture_names_its_front(space, theme, against):
     figure = found.figure(theme, against=against, quality="kl")
     json.loads(figure.to_json())
     named = next(trace for trace in figure.data if trace.mode == "text")
-    assert list(named.text) == list(found.front(against, "kl")["weight"])
+    assert [name.strip() for name in named.text] == list(found.front(against, "kl")["weight"])
     assert ("indicative" in figure.layout.meta["caption"].lower()) == (against != "bits_per_weight")
     assert "80 noises" in figure.layout.title.text
 

@@ -40,8 +40,8 @@ def design_space_figure(
     """One mark for each row: squares are integers, circles floats; a colour for each combination of helpers.
 
     table: weight, activation, helpers, kind and the columns x and y. best [rows]: those on the Pareto front, which are
-    joined and named. `note` goes into the caption and beside the axis: what the cost is worth. `customdata[0]` of a
-    mark is its row.
+    joined and named. `note` says what the cost is worth: in the caption, and in a word at the axis. `customdata[0]`
+    of a mark is its row.
     """
     figure = go.Figure()
     across, up = table[x].to_numpy(float), table[y].to_numpy(float)
@@ -67,19 +67,14 @@ def design_space_figure(
                 },
             )  # fmt: skip
     _name_best(figure, table, order, across, up)
-    styled(
-        figure,
-        theme,
-        f"Number formats for {name}" if name else "Number formats",
-        "; ".join(filter(None, (data, note))),
-    )
+    styled(figure, theme, f"Number formats for {name}" if name else "Number formats", data)
     figure.update_layout(height=440, legend={"x": 0.99, "xanchor": "right", "y": 0.02})
     figure.update_xaxes(title_text=AXES[x] + (" (indicative)" if note else ""))
     figure.update_yaxes(title_text=AXES[y])
     if x != "bits_per_weight":
-        figure.update_xaxes(type="log", dtick="D2")
+        figure.update_xaxes(type="log", tickvals=_ticks(across))
     if y in ("kl", "perplexity"):
-        figure.update_yaxes(type="log", exponentformat="power")
+        figure.update_yaxes(type="log", exponentformat="power", dtick=1 if _wide(up) else "D2")
         figure.update_layout(legend={"y": 0.98, "yanchor": "top"})
     said = f" {note[0].upper()}{note[1:]}." if note else ""
     return described(
@@ -87,6 +82,22 @@ def design_space_figure(
         f"{AXES[y]} against {AXES[x]} of {len(table)} combinations of number formats for {name or 'a network'}; "
         f"{int(best.sum())} are on the Pareto front.{said}",
     )
+
+
+def _ticks(values: np.ndarray) -> list[float]:
+    """Round numbers over the range of values, close enough that at least a few of them fall into it."""
+    known = values[np.isfinite(values) & (values > 0)]
+    if not len(known):
+        return []
+    low, high = np.floor(np.log10(known.min())), np.ceil(np.log10(known.max()))
+    steps = (1, 2, 5) if high - low > 2 else (1, 1.5, 2, 3, 4, 5, 7)
+    return [step * 10.0**power for power in np.arange(low, high + 1) for step in steps]
+
+
+def _wide(values: np.ndarray) -> bool:
+    """Whether values reach over more than a decade."""
+    known = values[np.isfinite(values) & (values > 0)]
+    return bool(len(known)) and known.max() > 10 * known.min()
 
 
 def _hover(row: dict, x: str, y: str) -> str:
@@ -105,6 +116,6 @@ def _name_best(
     weight, activation = table["weight"].to_numpy(), table["activation"].to_numpy()
     text = [weight[i] if weight[i] == activation[i] else f"{weight[i]} / {activation[i]}" for i in order]
     figure.add_scatter(
-        x=x[order], y=y[order], mode="text", text=text, textposition="top left", textfont={"size": 9},
-        showlegend=False, hoverinfo="skip", cliponaxis=False,
+        x=x[order], y=y[order], mode="text", text=[f"{name}\u2002" for name in text], textposition="top left",
+        textfont={"size": 9}, showlegend=False, hoverinfo="skip", cliponaxis=False,
     )  # fmt: skip

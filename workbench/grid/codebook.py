@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import model_validator
 from torch import Tensor
@@ -19,8 +20,7 @@ from .fitted import Fit
 from .grids import TableGrid
 from .rules import Keep, Rule, absmax
 
-BINS = 2**14  # of the histogram that a codebook is learned from
-ROUNDS = 300
+BINS = 2**12  # of the histogram that a codebook is learned from: 16 for each of the points of 8 bits
 SECOND = 256  # scales that share a scale
 
 
@@ -80,38 +80,21 @@ def dynamic() -> Codebook:
 
 
 def learned(w: Tensor, blocks: Blocks, scale: Tensor, bits: int, h: Tensor | None = None) -> Codebook:
-    """2^bits points for w [out, in] in units of the scales [counts] by k-means, weighted by h [in] and scale^2.
+    """2^bits points for w [out, in] in units of the scales [counts] by k-means on a histogram of 2^12 bins; squared
+    errors of the weights count, times h [in] where it is given."""
+    from .kmeans import k_means  # numba: half a second that who only lists layers need not wait
 
-    Lloyd's iterations on a histogram of 2^14 bins, from the quantiles of density^(1/3), where many points would be
-    best (Panter and Dite 1951). No chance is involved.
-    """
     wide = blocks.expand(scale)
     x = (w / wide).clamp(-1, 1).flatten()
     weight = (wide.square() if h is None else wide.square() * h).expand(w.shape).flatten().double()
     bins = ((x + 1) * (BINS / 2)).int().clamp_(max=BINS - 1)
-    mass = torch.bincount(bins, weight, BINS)
-    moment = torch.bincount(bins, weight * x, BINS)
-    points = _lloyd(mass, moment, 2**bits)
-    return Codebook(points=tuple(points.tolist()), name="kmeans", learned=True)
-
-
-def _lloyd(mass: Tensor, moment: Tensor, k: int) -> Tensor:
-    """At most k points, float64, ascending, for bins over [-1, 1] with these weights and sums."""
-    edges = torch.linspace(-1, 1, len(mass) + 1, dtype=torch.float64)
-    density = (mass ** (1 / 3)).cumsum(0)
-    wanted = (torch.arange(k) + 0.5) / k * density[-1]
-    points = edges[torch.searchsorted(density, wanted).clamp(max=len(mass) - 1)]
-    masses, moments = (torch.cat([torch.zeros(1), total.cumsum(0)]) for total in (mass, moment))
-    for _ in range(ROUNDS):
-        borders = torch.searchsorted(edges, (points[1:] + points[:-1]) / 2)
-        ends = torch.cat([torch.zeros(1, dtype=torch.long), borders, torch.tensor([len(mass)])])
-        inside, total = masses[ends].diff(), moments[ends].diff()
-        moved = torch.where(inside > 0, total / inside.clamp(min=torch.finfo(torch.float64).tiny), points)
-        if torch.equal(moved, points):
-            break
-        points = moved
-    points = points.float().unique()
-    return points if len(points) > 1 else torch.cat([points, points + 1])  # a constant matrix has one
+    mass, moment = (torch.bincount(bins, each, BINS) for each in (weight, weight * x))
+    held = mass > 0
+    points = k_means(mass[held].numpy(), moment[held].numpy(), 2**bits) if held.any() else np.zeros(1)
+    distinct = np.unique(points.astype(np.float32))
+    # A matrix of one value has one point, which is no code yet.
+    distinct = distinct if len(distinct) > 1 else np.append(distinct, distinct + 1)
+    return Codebook(points=tuple(distinct.tolist()), name="kmeans", learned=True)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class CompressedWeight:
             return self
         patch = None if self.patch is None else self.patch.divided(s)
         s = s.float() if self.input_scale is None else s.float() * self.input_scale.float()
-        return replace(self, input_scale=s.half() if _fits_half(s) else s, patch=patch)
+        return replace(self, input_scale=s.half() if torch.equal(s.half().float(), s) else s, patch=patch)
 
     def with_report(self, report: Report) -> CompressedWeight:
         return replace(self, report=self.report + report)
@@ -208,11 +208,6 @@ def _bits(stored: Tensor | CompressedWeight | None) -> float:
     if isinstance(stored, CompressedWeight):
         return sum(stored.storage_bits().values())
     return 0.0 if stored is None else float(stored.numel() * stored.dtype.itemsize * 8)
-
-
-def _fits_half(s: Tensor) -> bool:
-    limits = torch.finfo(torch.float16)
-    return bool(s.abs().max() <= limits.max and s.abs().min() >= limits.tiny)
 
 
 def uncompressed(w: Tensor) -> CompressedWeight:

@@ -32,13 +32,17 @@ class Fit:
 
     def encode(self, w: Tensor) -> CompressedWeight:
         """w [out, in] float32 at the nearest points. Refused where a scale is not finite."""
-        scales = self.scales
-        if not torch.isfinite(scales).all():
-            bad = (~torch.isfinite(scales)).nonzero()[0].tolist()
+        return self.checked().compressed(self._codes(w, self.scales))
+
+    def checked(self) -> Fit:
+        """The same. Refused where a scale is not finite."""
+        finite = torch.isfinite(self.scales)
+        if not finite.all():
+            bad = (~finite).nonzero()[0].tolist()
             raise Refused(
                 f"the scale of block {bad} is not finite: look for huge weights there, or prune them"
             )
-        return self.compressed(self._codes(w, scales))
+        return self
 
     def _codes(self, w: Tensor, scales: Tensor) -> Tensor:
         from . import fused, tables  # numba: half a second that who only lists layers need not wait
@@ -47,8 +51,9 @@ class Fit:
             return encode(w, self.grid, self.blocks, scales, self.zero)
         if isinstance(self.grid, TableGrid) and self.zero is None and fused.fits(w, self.blocks):
             return tables.encode(w, self.grid, self.blocks, scales)
-        zero = None if self.zero is None else self.blocks.expand(self.zero.float())
-        return self.grid.encode(w.float() / self.blocks.expand(scales), zero)
+        x = w.float() / self.blocks.expand(scales)
+        # A zero that is no integer has to be added before rounding.
+        return self.grid.encode(x if self.zero is None else x + self.blocks.expand(self.zero.float()))
 
     def compressed(self, codes: Tensor) -> CompressedWeight:
         """These codes [out, in] under this grid."""

@@ -7,7 +7,7 @@ rounding is half to even, as in the reference implementations and in `rint` of t
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +25,17 @@ class Grid(BaseModel):
     """A set of representable values; `code_bits` is what one code costs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        """The class and its fields: what is computed from them once and kept does not count."""
+        return type(self), *(getattr(self, name) for name in type(self).model_fields)
 
     @property
     def code_bits(self) -> int:

@@ -49,7 +49,7 @@ class Scheme(BaseModel):
     granularity: Literal["group", "channel", "tensor", "input", "block"] = Field(
         "group",
         description="which weights share a scale; input: groups of outputs inside each input channel",
-        json_schema_extra=_extra(format=FREE),
+        json_schema_extra=_extra(more=True, format=FREE),
     )
     group_size: int = Field(
         64,
@@ -194,7 +194,7 @@ class Scheme(BaseModel):
         h = self._weights(w, h) if self.searches_inputs else None
         if self.format == "int" and self.scale_search == self.scale_rounding == "none":
             made = quantize(w, blocks, self.bits, **self._conventions)
-            return Fit(made.grid, blocks, made.scale, made.zero), made.codes
+            return Fit(made.grid, blocks, made.scale, made.zero).checked(), made.codes
         rule = rule_of(self, w, blocks, h)
         codes, scale, zero = self._searched(w, blocks, rule, h)
         if not rule.keep.holds(scale):
@@ -202,7 +202,8 @@ class Scheme(BaseModel):
             codes, scale, zero = self._searched(w, blocks, rule, h)
         packed = rule.keep.pack(scale)
         fit = Fit(rule.grid, blocks, packed, None if zero is None else zero.to(torch.uint8))
-        return fit, codes if isinstance(packed, Tensor) else None
+        # Scales that are codes themselves are not quite those that were searched: the weights are coded anew.
+        return fit.checked(), codes if isinstance(packed, Tensor) else None
 
     def _searched(self, w: Tensor, blocks: Blocks, rule: Rule, h: Tensor | None) -> Found:
         """(codes or None, scale, zero), scales as `rule` keeps them."""

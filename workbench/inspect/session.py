@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +31,8 @@ from .sensitivity import Sensitivity
 from .tables import measured
 
 LIVE_TOKENS = 1024  # tokens (or images) that the effect of one layer is measured on while a slider moves
+STATISTICS_MOST = 2**29  # bytes of Hessians that are kept for all layers at once
+FOLLOWS = 0.3  # seconds that a method may take on the selected layer for the map to follow it
 LIVE_PARAMETERS = 30_000_000  # beyond this a model does not run at every move of a slider
 MAP_ROWS = 128  # rows of each layer that the map's live error is estimated from
 MAP_MEASURES: dict[str, str] = {
@@ -79,6 +82,7 @@ class Session:
         self._maps: dict[str, ErrorMap] = {}
         self._statistics: dict[str, Statistics] = {}
         self.job: Job | None = None
+        self._seconds = 0.0  # that the method took on the selected layer
         self.pinned: list[Method] = []  # for comparison beside each other, the oldest first
         self.sensitivity: Sensitivity | None = None
 
@@ -139,9 +143,17 @@ class Session:
         known = self._statistics.get(layer.name)
         if known is None or any(getattr(known, need) is None for need in needs):
             batches = evaluation(self.model, part="calibration").inputs_only()
-            known = collect(self.model, [layer], needs | {"sample"}, batches).get(layer.name, Statistics())
-            self._statistics = {**self._statistics, layer.name: known}
+            # Of a small model all layers in one pass, so that the next one that is selected answers at once.
+            layers = list(self.model.layers) if self.runs_live and self._all_fit(needs) else [layer]
+            found = collect(self.model, layers, needs | {"sample"}, batches)
+            self._statistics = {**self._statistics, **found}
+            known = found.get(layer.name, Statistics())
         return known
+
+    def _all_fit(self, needs: frozenset[str]) -> bool:
+        """Whether the statistics of all layers at once may be held: Hessians are as large as the square of the inputs."""
+        squares = len(needs & {"hessian", "cross"}) * sum(layer.shape[1] ** 2 for layer in self.model.layers)
+        return 4 * squares <= STATISTICS_MOST
 
     # Live: the selected layer under the method
 
@@ -156,8 +168,10 @@ class Session:
         if verdict.skip:
             raise Refused(f"{layer.name}: {verdict.skip}")
         statistics = self.statistics(layer, method.needed) if method.needed else None
+        started = time.perf_counter()
         with heard(hear):
             compressed = compress(shown.w, [method], statistics)
+        self._seconds = time.perf_counter() - started
         shown.change(compressed, error_cells(shown.w, compressed, shown.weight))
         numbers: dict[str, float | None] = {
             **shown.errors.numbers,
@@ -251,9 +265,14 @@ class Session:
             w = self._some_rows(layer)
             if measure == "rms":
                 return float(w.square().mean().sqrt())
-            if self.method.needed or self.method.judge(layer.shape).skip:
+            if self.method.judge(layer.shape).skip:
                 return None
-            return error_cells(w, self.method.compress(w)).numbers["relative_error"]
+            known = None
+            if self.method.needed:
+                if not self.runs_live or self._seconds > FOLLOWS:
+                    return None
+                known = self.statistics(layer, self.method.needed)
+            return error_cells(w, compress(w, [self.method], known)).numbers["relative_error"]
         except Refused:  # NaN weights: the cell is hatched, selecting the layer says why
             return None
 

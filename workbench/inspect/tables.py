@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -50,13 +51,23 @@ def layers(subject: Variant | Model, data: Evaluation | None = None, job: Job | 
                 "bits_per_weight": compressed.bits_per_weight,
                 **weight_errors(variant.base.base_weight(layer.name), compressed),
                 "output_relative_error": outputs.get(layer.name),
+                "vs_plain": _beside_plain(compressed.report.facts),
                 "sparsity": compressed.sparsity,
                 "bytes": compressed.nbytes,
             }
         )
-    frame = pd.DataFrame(rows, columns=list(WEIGHT_COLUMNS)).astype({"output_relative_error": float})
+    frame = pd.DataFrame(rows, columns=list(WEIGHT_COLUMNS)).astype({"output_relative_error": float, "vs_plain": float})
     frame.attrs["columns"] = WEIGHT_COLUMNS
     return frame
+
+
+def _beside_plain(facts: Mapping[str, Any]) -> float | None:
+    """The error of a layer over that of its plain method, from what `engine.compose.compared` has found."""
+    for of in ("output error", "weight error"):
+        plain = next((value for name, value in facts.items() if name.startswith(f"{of} of ")), None)
+        if plain:
+            return facts[of] / plain
+    return None
 
 
 def layer(subject: Model, name: str, method: Method, statistics: Statistics | None = None) -> pd.DataFrame:

@@ -139,7 +139,7 @@ class Learning(Rounding):
     )
     steps: int = Field(
         400, ge=1, le=20000, description="steps of gradient descent",
-        json_schema_extra={"stops": [50, 200, 400, 1000, 2000]},
+        json_schema_extra={"stops": [50, 200, 400, 1000]},
     )  # fmt: skip
 
     @property
@@ -176,9 +176,9 @@ class Learning(Rounding):
         parts: dict[str, Part] = {}
         start: dict[str, CompressedWeight] = {}
         for name, w in weights.items():
-            known = statistics.get(name) or Statistics()
+            w, known = w.contiguous(), statistics.get(name) or Statistics()
             fit = self.fitted(w, known)
-            parts[name] = self.part(w.contiguous(), fit, known.mask)
+            parts[name] = self.part(w, fit, known.mask)
             start[name] = fit.encode(w).with_mask(known.mask)
         learnt = learn(parts, objective, start, steps=self.steps, schedule=self.schedule)
         return {n: w.with_report(learnt.report + moved(start[n], w)) for n, w in learnt.weights.items()}

@@ -23,6 +23,14 @@ CALIBRATION = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="text for the statistics that methods need; default: the embedded one"),
 ]
+KEEP = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="save each finished layer here; the same call after a kill goes on from there"),
+]
+PREFIX = Annotated[
+    str,
+    typer.Option(help="what blocks are calibrated on: outputs of the compressed blocks before them, or the original"),
+]
 LAYERS = Annotated[
     str, typer.Option(metavar="GLOB", help="which: a glob, a role (role:down), or several with commas")
 ]

@@ -47,13 +47,38 @@ def left_out(planned: Plan) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def make_variant(report: Report, model: Model, planned: Plan, calibration: Path | None) -> Variant:
+def make_variant(
+    report: Report,
+    model: Model,
+    planned: Plan,
+    calibration: Path | None,
+    keep: Path | None = None,
+    prefix: str = "compressed",
+) -> Variant:
+    """The recipe applied; what its methods warn of, and the memory it took, are said."""
     from ..engine import Variant, apply
+    from ..jobs import peak
 
+    if prefix not in ("compressed", "original"):
+        raise Refused(f"--prefix {prefix} is not possible: take compressed or original")
     if not planned.work:
         return Variant(model, planned.recipe)
     batches = calibration_batches(report, model, planned, calibration)
-    return run_job("applying", lambda job: apply(model, planned.recipe, calibration=batches, job=job))
+    made = run_job(
+        "applying",
+        lambda job: apply(model, planned.recipe, calibration=batches, prefix=prefix, keep=keep, job=job),
+    )
+    for line in made.notes:
+        report.say(line)
+    said: dict[str, list[str]] = {}
+    for name, warnings in made.warnings.items():
+        for warning in warnings:
+            said.setdefault(warning.partition(":")[0], []).append(name)
+    for warning, names in said.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        report.say(f"{warning} ({', '.join(names[:3])}{more})")
+    report.say(f"at most {_size(peak())} of memory were in use")
+    return made
 
 
 def calibration_batches(
@@ -64,9 +89,9 @@ def calibration_batches(
 
     if text is not None:
         check_text(model, text, "--calibration")
-        if not planned.needs:
+        if not planned.needs and not planned.by_block:
             report.say(f"{text} is not used: no method of the recipe needs statistics of the inputs")
-    if not planned.needs:
+    if not planned.needs and not planned.by_block:
         return None
     return evaluation(model, text, part="calibration").inputs_only()
 

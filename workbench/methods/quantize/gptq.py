@@ -37,10 +37,14 @@ class GPTQ(Rounding):
         json_schema_extra={"stops": [1e-4, 1e-3, 0.01, 0.03, 0.1], "more": True},
     )  # fmt: skip
     order: Literal["activation", "natural"] = Field(
-        "activation", description="which columns go first: those of the most active inputs, or as they come"
+        "activation",
+        description="which columns go first: those of the most active inputs, or as they come",
+        json_schema_extra={"more": True},
     )
     static_groups: bool = Field(
-        True, description="scales of all groups from the original weights; off: from the compensated ones"
+        True,
+        description="scales of all groups from the original weights; off: from the compensated ones",
+        json_schema_extra={"more": True},
     )
     block_size: int = Field(
         128, ge=1, le=65536, description="columns between two updates of the rest; changes speed alone",

@@ -40,6 +40,7 @@ class HQQ(Rounding):
     format: str = Field(
         "int", description="number format", json_schema_extra={"choices": ["int"], "more": True}
     )
+    bits: int = Field(4, ge=2, le=8, description="bits of a code")  # the ends of a range alone are no grid
     symmetric: bool = Field(
         False, description="never: the zero point is what is fitted",
         json_schema_extra={"choices": [False], "more": True},

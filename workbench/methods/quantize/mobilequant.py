@@ -162,6 +162,7 @@ class MobileQuant(Method):
 
     def _rounded(self, w: Tensor, s: Tensor, clip: Clip, found: Range) -> CompressedWeight:
         scale, zero = clip.grid(w * s, self.bits, Keep())
+        scale, zero = scale.detach(), zero.detach()
         fit = Fit(IntGrid(bits=self.bits), clip.blocks, Keep().pack(scale), zero.to(torch.uint8))
         made = replace(fit.encode(w * s), inputs=found.quantizer)
         low, high = found.ends

@@ -100,7 +100,7 @@ class NUPES(Learning):
 
 
 class PowerCodes:
-    """Codes before rounding, V [out, in], and the exponent a [1]; rounded in every step."""
+    """Codes before rounding, V [out, in], and the exponent a; rounded in every step."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class PowerCodes:
         self.fit, self.mask, self.top, self.weight = fit, mask, fit.grid.steps, weight
         self.m = fit.blocks.expand(fit.scales)
         x = w / self.m
-        self.a = torch.tensor([fit.grid.exponent], requires_grad=learn_exponent)
+        self.a = torch.tensor(fit.grid.exponent, dtype=torch.float64, requires_grad=learn_exponent)
         v = x.sign() * x.abs() ** fit.grid.exponent * self.top
         self.v = v.clamp(-self.top, self.top).requires_grad_(learn_codes)
 
@@ -129,7 +129,7 @@ class PowerCodes:
 
     def codes(self) -> Tensor:
         """q [out, in], -Q to Q."""
-        return self.v.detach().round()
+        return self.v.detach().round().clamp(-self.top, self.top)
 
     def values(self) -> Tensor:
         with torch.no_grad():

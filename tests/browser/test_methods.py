@@ -1,0 +1,117 @@
+"""The methods at the bench: GPTQ with its calibration, methods side by side, the sensitivity of layers, a loss curve."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .test_bench import number, wait_for_bench, wait_for_error
+
+
+@pytest.fixture(scope="module")
+def bench(new_lab):
+    with new_lab() as lab:
+        lab.open("00_start.ipynb")
+        lab.run_all()
+        assert lab.outputs_errors() == []
+        wait_for_bench(lab.page)
+        yield lab
+
+
+def choose(page, method: str) -> None:
+    page.locator(".wb-bench .wb-method select").select_option(label=method)
+
+
+def tab(page, name: str) -> None:
+    page.locator(".wb-bench .wb-tried .wb-curves button", has_text=re.compile(f"^{name}$")).click()
+
+
+def settled(page) -> None:
+    page.wait_for_function(
+        "() => !document.querySelector('.wb-bench .wb-numbers').classList.contains('wb-stale')", timeout=120_000
+    )
+
+
+def test_gptq_is_calibrated_and_compared_with_rounding_to_nearest(bench):
+    page = bench.page
+    plain = number(page, "output error")
+    choose(page, "gptq")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.wb-bench .wb-numbers th')].some(th => th.textContent === 'vs plain')""",
+        timeout=120_000,
+    )
+    settled(page)
+    assert number(page, "output error") < 0.95 * plain
+    assert number(page, "vs plain") < -5  # per cent
+    bench.screenshot("methods-gptq")
+
+
+def test_its_convergence_is_a_curve(bench):
+    page = bench.page
+    page.locator(".wb-bench .wb-middle .wb-curves button", has_text="convergence").click()
+    page.wait_for_function(
+        """() => document.querySelector('.wb-bench .wb-middle .wb-plot [aria-label], .wb-bench .wb-middle .wb-plot')
+              ?.getAttribute('aria-label')?.includes('output error^2') ||
+            document.querySelector('.wb-bench .wb-middle .wb-plot')?.textContent.includes('condition')""",
+        timeout=60_000,
+    )
+    bench.screenshot("methods-convergence")
+    page.locator(".wb-bench .wb-middle .wb-curves button", has_text="spectrum").click()
+
+
+def test_methods_side_by_side_on_one_scale(bench):
+    page = bench.page
+    page.locator(".wb-bench .wb-pin").click()  # gptq
+    for method in ("rtn", "awq"):
+        choose(page, method)
+        settled(page)
+        page.locator(".wb-bench .wb-pin").click()
+    page.wait_for_function(
+        """() => document.querySelectorAll('.wb-bench .wb-compare canvas').length >= 3
+            && [...document.querySelectorAll('.wb-bench .wb-compare .wb-map')].filter(m => m.dataset.drawn > 0).length >= 3""",
+        timeout=120_000,
+    )
+    captions = page.locator(".wb-bench .wb-compare b").all_text_contents()
+    assert [text.split()[0] for text in captions if text][:3] == ["gptq", "rtn", "awq"]
+    scales = page.locator(".wb-bench .wb-compare .wb-map-high").all_text_contents()
+    assert len({text for text in scales if text}) == 1
+    assert all("output error" in text for text in page.locator(".wb-bench .wb-compare .widget-html-content").all_text_contents())
+    page.locator(".wb-bench .wb-compare").scroll_into_view_if_needed()
+    bench.screenshot("methods-compare")
+
+
+def test_pruners_beside_the_quantizers_show_both_errors(bench):
+    page = bench.page
+    choose(page, "sparsegpt")
+    page.locator(".wb-bench .wb-field-n_m select").select_option(label="2:4")
+    page.wait_for_function(
+        """() => document.querySelector('.wb-bench .wb-numbers').textContent.includes('sparsity')""", timeout=60_000
+    )
+    settled(page)
+    weight, output = number(page, "relative error"), number(page, "output error")
+    assert weight > output
+    bench.screenshot("methods-sparsegpt")
+    choose(page, "rtn")
+    wait_for_error(page, 0.05, 0.15)
+
+
+def test_sensitivity_is_measured_and_buys_a_recipe(bench):
+    page = bench.page
+    tab(page, "sensitivity")
+    page.locator(".wb-bench .wb-tools button", has_text="measure").click()
+    page.wait_for_function(
+        """() => document.querySelector('.wb-bench .wb-tried .wb-plot')?.textContent.includes('KL, nats')
+            && document.querySelector('.wb-bench .wb-tried .wb-plot')?.textContent.includes('rtn 2')""",
+        timeout=240_000,
+    )
+    page.locator(".wb-bench .wb-tools").scroll_into_view_if_needed()
+    bench.screenshot("methods-sensitivity")
+    chips = page.locator(".wb-bench .wb-chip").count()
+    page.locator(".wb-bench .wb-tools button", has_text="assign bits").click()
+    page.wait_for_function(
+        "n => document.querySelectorAll('.wb-bench .wb-chip').length === n + 1", arg=chips, timeout=120_000
+    )
+    bits = float(re.search(r"([\d.]+) bits/weight", page.locator(".wb-bench .wb-model-numbers").text_content()).group(1))
+    assert 3.5 < bits <= 4.0
+    tab(page, "tried")

@@ -1,0 +1,114 @@
+"""What composes on a layer, in which order, and what is refused with its reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import workbench as wb
+from workbench.engine import Recipe, compress, plan
+from workbench.engine.compose import added, notes, output_error
+from workbench.errors import Refused
+from workbench.methods import Statistics
+
+
+@pytest.fixture
+def layer():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 64, generator=g)
+    x[:, 5] *= 20
+    known = Statistics(
+        256, x.abs().mean(0), x.square().mean(0), x.abs().amax(0), x.T @ x / 256, x, x.mean(0), x.amin(0), x.amax(0)
+    )
+    return torch.randn(48, 64, generator=g) * 0.05, known
+
+
+def chain(*methods):
+    made = ()
+    for method in methods:
+        made = added(made, method)
+    return [method.name for method in made]
+
+
+def test_of_two_roundings_the_later_wins_but_the_scales_of_awq_stay():
+    assert chain(wb.RTN(), wb.GPTQ()) == ["gptq"]
+    assert chain(wb.AWQ(), wb.GPTQ()) == ["awq", "gptq"]
+    assert chain(wb.AWQ(), wb.AWQ(bits=3)) == ["awq"]
+    assert chain(wb.GPTQ(), wb.AWQ()) == ["awq"]
+    assert chain(wb.AWQ(), wb.GPTQ(), wb.RTN()) == ["awq", "rtn"]
+    assert chain(wb.SmoothQuant(), wb.AWQ(), wb.GPTQ(), wb.Activations()) == [
+        "smoothquant", "awq", "gptq", "activations",
+    ]  # fmt: skip
+    assert chain(wb.Wanda(), wb.SparseGPT(), wb.RTN()) == ["sparsegpt", "rtn"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "reason"),
+    [
+        ((wb.RTN, wb.SmoothQuant), "its scales change the weights that rtn 4 g64 has rounded: put it before"),
+        ((wb.RTN, wb.BiasCorrection, wb.GPTQ), "corrects what is left over: put it last"),
+        ((lambda: wb.SparseGPT(bits=4), wb.RTN), "rounds already while it prunes"),
+        ((wb.RTN, lambda: wb.SparseGPT(bits=4)), "it rounds while it prunes, and so does rtn 4 g64"),
+    ],
+)
+def test_what_does_not_compose_is_refused_with_its_reason(methods, reason):
+    model = wb.load("tiny-llama")
+    with pytest.raises(Refused, match=reason):
+        plan(model, Recipe([make() for make in methods]))
+
+
+def test_what_is_worth_knowing_is_noted():
+    assert "their scales are multiplied" in notes([wb.SmoothQuant(), wb.AWQ()])[0]
+    assert "clipping is left to the latter" in notes([wb.AWQ(), wb.GPTQ()])[0]
+    assert "changes nothing there" in notes([wb.SmoothQuant(), wb.RTN(granularity="input")])[0]
+    assert notes([wb.Wanda(), wb.RTN()]) == []
+
+
+def test_scales_of_transforms_are_multiplied_and_the_float_function_stays(layer):
+    w, known = layer
+    made = compress(w, [wb.SmoothQuant(alpha=0.5), wb.SmoothQuant(alpha=0.3)], known)
+    torch.testing.assert_close(made.dequantize(), w, rtol=1e-5, atol=1e-6)
+    both = compress(w, [wb.SmoothQuant(), wb.RTN(bits=8)], known)
+    assert both.input_scale is not None
+    torch.testing.assert_close(both.dequantize(), w, rtol=0.05, atol=0.02)
+
+
+def test_activations_see_the_divided_input(layer):
+    w, known = layer
+    plain = compress(w, [wb.RTN(bits=8), wb.Activations(granularity="tensor")], known)
+    smooth = compress(w, [wb.SmoothQuant(), wb.RTN(bits=8), wb.Activations(granularity="tensor")], known)
+    assert smooth.inputs.scale < plain.inputs.scale / 2
+    assert output_error(w, smooth, known) < output_error(w, plain, known) / 2
+
+
+def test_bias_correction_comes_last_and_helps(layer):
+    w, known = layer
+    shifted = Statistics(**{**vars(known.scaled(torch.ones(64)))})
+    shifted.sample = known.sample + 0.5
+    shifted.mean = shifted.sample.mean(0)
+    made = compress(w, [wb.RTN(bits=2), wb.BiasCorrection()], shifted)
+    without = compress(w, [wb.RTN(bits=2)], shifted)
+    assert made.shift is not None
+    assert output_error(w, made, shifted) < torch.tensor(
+        ((shifted.sample @ (without.dequantize() - w).T).norm() / (shifted.sample @ w.T).norm()).item()
+    )
+
+
+def test_every_pair_composes_or_says_why(layer):
+    """All ordered pairs of methods: a finite result, or one sentence."""
+    from workbench.methods import METHODS
+
+    quick = {"adaround": {"steps": 10}, "flexround": {"steps": 10}, "nupes": {"steps": 10}, "mobilequant": {}}
+    w, known = layer
+    names = [name for name in METHODS if METHODS[name].__module__.startswith("workbench.")]
+    for first in names:
+        for second in names:
+            one, two = (METHODS[n](**quick.get(n, {})) for n in (first, second))
+            try:
+                methods = added(added((), one), two)
+            except Refused as reason:
+                assert "does not compose" in str(reason)
+                continue
+            made = compress(w, methods, known)
+            assert torch.isfinite(made.dequantize()).all(), (first, second)
+            assert made.shape == (48, 64)
