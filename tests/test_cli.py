@@ -239,7 +239,7 @@ def test_an_export_has_the_measures_that_were_said(shell, llama_folder, recipe, 
 def test_methods_carry_their_parameters(shell):
     methods = {method["name"]: method for method in shell("methods", "--json").document["methods"]}
     rtn = {parameter["name"]: parameter for parameter in methods["rtn"]["parameters"]}
-    assert (rtn["bits"]["type"], rtn["bits"]["default"], rtn["bits"]["bounds"]) == ("int", 4, "2 to 8")
+    assert (rtn["bits"]["type"], rtn["bits"]["default"], rtn["bits"]["bounds"]) == ("int", 4, "1 to 8")
     assert rtn["symmetric"]["help"]
     assert (methods["rtn"]["kind"], methods["rtn"]["needs"]) == ("quantize", [])
     assert methods["rtn"]["summary"]
@@ -360,7 +360,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(shell, tmp_path):
     [
         ("steps:\n  - {method: rtm, bits: 4}\n", ["line 2", "'rtm'", "near: rtn"]),
         ("steps:\n  - method: rtn\n    bitz: 4\n", ["line 3", "'bitz'", "near: bits"]),
-        ("steps:\n  - method: rtn\n    bits: 99\n", ["line 3", "bits = 99", "2 to 8"]),
+        ("steps:\n  - method: rtn\n    bits: 99\n", ["line 3", "bits = 99", "1 to 8"]),
         ("steps:\n  - method: rtn\n    group_size: 1\n", ["line 3", "group_size = 1", "-1"]),
         (
             'steps:\n  - {method: rtn, layers: "*.upproj"}\n',

@@ -41,10 +41,10 @@ def commands(text: str) -> list[str]:
 
 def tables() -> dict[str, str]:
     """Marker -> the table between `<!-- marker -->` and `<!-- /marker -->` of README.md."""
-    from workbench.methods.docs import method_table
+    from workbench.methods.docs import grid_table, method_table
     from workbench.model.zoo.docs import zoo_table
 
-    return {"methods": method_table(), "zoo": zoo_table()}
+    return {"methods": method_table(), "grid": grid_table(), "zoo": zoo_table()}
 
 
 def with_tables(text: str) -> str:
@@ -63,14 +63,17 @@ def test_the_tables_are_those_of_the_registry_and_the_zoo():
 
 
 def test_every_method_and_every_trained_model_has_its_row():
+    from workbench.grid import Scheme
     from workbench.methods import METHODS, parameters_of
+    from workbench.methods.docs import own_parameters
     from workbench.model import zoo
 
     made = tables()
     for name in METHODS:
         (row,) = [line for line in made["methods"].splitlines() if line.startswith(f"| `{name}` ")]
-        assert all(f"`{parameter.name}`" in row for parameter in parameters_of(METHODS[name]))
+        assert all(f"`{parameter.name}`" in row for parameter in own_parameters(METHODS[name]))
         assert len(re.findall(r"(?<!\\)\|", row)) == 8, "a bar in a cell is escaped"
+    assert all(f"| `{parameter.name}` |" in made["grid"] for parameter in parameters_of(Scheme))
     for entry in zoo.MODELS:
         assert (f"[`{entry.name}`]" in made["zoo"]) == (entry.folder / "training.json").is_file()
 

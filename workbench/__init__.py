@@ -28,6 +28,7 @@ _HOMES = {
     "apply": "engine",
     "compress": "engine",
     "plan": "engine",
+    "mobilequant": "engine.integer",
     "evaluation": "measure",
     "Quality": "measure",
     "Job": "jobs",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         widgets,
     )
     from .engine import Recipe, Step, Variant, apply, compress, plan
+    from .engine.integer import mobilequant
     from .errors import Refused
     from .files.export import export
     from .files.load import load

@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .errors import Refused
+from .shell.mobilequant import mobilequant
 from .shell.options import CALIBRATION, JSON, KEEP, LAYERS, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
 from .shell.report import Report, Table, cell, progress, run_job, verb
 from .shell.sensitivity import sensitivity_report
@@ -301,6 +302,9 @@ def sensitivity(
         tokens=tokens,
         calibration=calibration,
     )
+
+
+app.command()(verb(mobilequant))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The methods at the bench: GPTQ with its calibration, methods side by side, the sensitivity of layers, a loss curve."""
+"""The methods at the bench: GPTQ with its calibration, methods side by side, sensitivity, a loss curve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def tab(page, name: str) -> None:
 
 def settled(page) -> None:
     page.wait_for_function(
-        "() => !document.querySelector('.wb-bench .wb-numbers').classList.contains('wb-stale')", timeout=120_000
+        "() => !document.querySelector('.wb-bench .wb-numbers').classList.contains('wb-stale')",
+        timeout=120_000,
     )
 
 
@@ -38,7 +39,8 @@ def test_gptq_is_calibrated_and_compared_with_rounding_to_nearest(bench):
     plain = number(page, "output error")
     choose(page, "gptq")
     page.wait_for_function(
-        """() => [...document.querySelectorAll('.wb-bench .wb-numbers th')].some(th => th.textContent === 'vs plain')""",
+        """() => [...document.querySelectorAll('.wb-bench .wb-numbers th')]
+            .some(th => th.textContent === 'vs plain')""",
         timeout=120_000,
     )
     settled(page)
@@ -69,14 +71,18 @@ def test_methods_side_by_side_on_one_scale(bench):
         page.locator(".wb-bench .wb-pin").click()
     page.wait_for_function(
         """() => document.querySelectorAll('.wb-bench .wb-compare canvas').length >= 3
-            && [...document.querySelectorAll('.wb-bench .wb-compare .wb-map')].filter(m => m.dataset.drawn > 0).length >= 3""",
+            && [...document.querySelectorAll('.wb-bench .wb-compare .wb-map')]
+                .filter(m => m.dataset.drawn > 0).length >= 3""",
         timeout=120_000,
     )
     captions = page.locator(".wb-bench .wb-compare b").all_text_contents()
     assert [text.split()[0] for text in captions if text][:3] == ["gptq", "rtn", "awq"]
     scales = page.locator(".wb-bench .wb-compare .wb-map-high").all_text_contents()
     assert len({text for text in scales if text}) == 1
-    assert all("output error" in text for text in page.locator(".wb-bench .wb-compare .widget-html-content").all_text_contents())
+    assert all(
+        "output error" in text
+        for text in page.locator(".wb-bench .wb-compare .widget-html-content").all_text_contents()
+    )
     page.locator(".wb-bench .wb-compare").scroll_into_view_if_needed()
     bench.screenshot("methods-compare")
 
@@ -86,7 +92,8 @@ def test_pruners_beside_the_quantizers_show_both_errors(bench):
     choose(page, "sparsegpt")
     page.locator(".wb-bench .wb-field-n_m select").select_option(label="2:4")
     page.wait_for_function(
-        """() => document.querySelector('.wb-bench .wb-numbers').textContent.includes('sparsity')""", timeout=60_000
+        """() => document.querySelector('.wb-bench .wb-numbers').textContent.includes('sparsity')""",
+        timeout=60_000,
     )
     settled(page)
     weight, output = number(page, "relative error"), number(page, "output error")
@@ -112,6 +119,10 @@ def test_sensitivity_is_measured_and_buys_a_recipe(bench):
     page.wait_for_function(
         "n => document.querySelectorAll('.wb-bench .wb-chip').length === n + 1", arg=chips, timeout=120_000
     )
-    bits = float(re.search(r"([\d.]+) bits/weight", page.locator(".wb-bench .wb-model-numbers").text_content()).group(1))
+    bits = float(
+        re.search(r"([\d.]+) bits/weight", page.locator(".wb-bench .wb-model-numbers").text_content()).group(
+            1
+        )
+    )
     assert 3.5 < bits <= 4.0
     tab(page, "tried")

@@ -9,7 +9,17 @@ import torch
 
 import workbench as wb
 from workbench.grid import CompressedWeight
-from workbench.methods import METHODS, NEEDS, Method, Statistics, Verdict, method, parameters_of, parse_method
+from workbench.methods import (
+    KINDS,
+    METHODS,
+    NEEDS,
+    Method,
+    Statistics,
+    Verdict,
+    method,
+    parameters_of,
+    parse_method,
+)
 
 # Out is no multiple of 8, in is none of 64: chunks, strips and groups are all ragged somewhere.
 SHAPES = [(48, 128), (21, 100), (1, 7), (5, 1)]
@@ -24,6 +34,8 @@ def variations(name: str) -> list[dict[str, Any]]:
     sets: list[dict[str, Any]] = [{}]
     for parameter in parameters.values():
         values = parameter.choices or ((False, True) if parameter.type == "bool" else parameter.stops)
+        if parameter is steps:
+            values = values[:2]  # that they stop where told is seen with few
         if not values and parameter.type in ("int", "float"):
             values = tuple(v for v in (parameter.low, parameter.high) if v is not None)
         for value in values:
@@ -50,7 +62,11 @@ def layer(shape: tuple[int, int]) -> tuple[torch.Tensor, Statistics]:
     w = torch.randn(shape, generator=generator) * 0.05
     x = torch.randn(256, shape[1], generator=generator)
     x[:, ::5] *= 10
-    return w, Statistics(256, x.abs().mean(0), x.square().mean(0), x.abs().amax(0), x.T @ x / 256, x[:32])
+    x_float = x + 0.1 * torch.randn(x.shape, generator=generator)  # what the unchanged network would hand on
+    return w, Statistics(
+        tokens=256, mean=x.mean(0), mean_abs=x.abs().mean(0), mean_square=x.square().mean(0), max_abs=x.abs().amax(0),
+        low=x.amin(0), high=x.amax(0), hessian=x.T @ x / 256, cross=x_float.T @ x / 256, sample=x[:32],
+    )  # fmt: skip
 
 
 def compressed(made: Method, shape: tuple[int, int]) -> tuple[torch.Tensor, CompressedWeight]:
@@ -89,12 +105,18 @@ def test_it_is_deterministic_and_leaves_its_inputs_alone(name, parameters):
 
 
 @every_case
-def test_it_comes_closer_to_the_weight_than_zeros_or_says_how_much_it_removed(name, parameters):
-    w, weight = compressed(method(name, **parameters), (48, 128))
-    error = ((weight.dequantize() - w).norm() / w.norm()).item()
-    assert error < 1 or weight.sparsity == 1
+def test_it_comes_closer_than_zeros_or_says_how_much_it_removed(name, parameters):
+    made = method(name, **parameters)
+    w, statistics = layer((48, 128))
+    weight = made.compress(w, statistics)
+    change = weight.dequantize() - w
+    error = float(change.norm() / w.norm())
+    # What compensates moves weights further away, for the sake of the output.
+    judged = statistics.output_error(w, change) if "hessian" in made.needed else error
+    assert judged is not None
+    assert judged < 1 or weight.sparsity == 1
     if METHODS[name].kind == "prune":
-        assert weight.sparsity > 0 or error == 0
+        assert weight.sparsity > 0 or error < 1e-3  # stored in half precision
 
 
 @every_case
@@ -130,7 +152,7 @@ def test_it_judges_any_shape(name, parameters):
 def test_it_is_documented(name):
     kind = METHODS[name]
     assert kind.name == name
-    assert kind.kind in ("quantize", "prune", "tune")
+    assert kind.kind in KINDS
     assert kind.summary
     assert kind.source
     assert kind.__doc__

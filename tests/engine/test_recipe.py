@@ -77,8 +77,8 @@ def step(line):
     [
         (step("{method: rtm}"), "r.yaml, line 3: no method is called 'rtm'; near: rtn"),
         (step("{method: [rtn]}"), "r.yaml, line 3: no method is called ['rtn']; near: rtn"),
-        (step("{method: 4}"), "r.yaml, line 3: no method is called 4; known: magnitude, rtn"),
-        (step("{bits: 4}"), "r.yaml, line 3: the step names no method; known: magnitude, rtn"),
+        (step("{method: 4}"), "r.yaml, line 3: no method is called 4; known: activations, "),
+        (step("{bits: 4}"), "r.yaml, line 3: the step names no method; known: activations, "),
         (step("{method: rtn, bit: 4}"), "r.yaml, line 3: rtn has no parameter 'bit'; near: bits"),
         (step("method: rtn\n    bits: 9"), "r.yaml, line 4: rtn: bits = 9 is not possible: take 1 to 8"),
         (

@@ -62,7 +62,9 @@ def test_batches_make_no_difference(model):
     whole = wb.apply(model, recipe, calibration=[IDS])
     parts = wb.apply(model, recipe, calibration=list(IDS.split(3)))
     for name in whole.methods:
-        torch.testing.assert_close(whole.weights[name].dequantize(), parts.weights[name].dequantize(), atol=0.05, rtol=0)
+        torch.testing.assert_close(
+            whole.weights[name].dequantize(), parts.weights[name].dequantize(), atol=0.05, rtol=0
+        )
 
 
 def test_layers_that_read_one_input_share_its_statistics_and_scales():
@@ -120,7 +122,9 @@ def test_a_killed_run_goes_on_from_the_layers_it_kept(model, tmp_path):
             heard.append(text)
             super().step(done, total, text)
 
-    again = Heard(lambda job: wb.apply(model, recipe, calibration=[IDS], keep=tmp_path / "run", job=job)).run()
+    again = Heard(
+        lambda job: wb.apply(model, recipe, calibration=[IDS], keep=tmp_path / "run", job=job)
+    ).run()
     assert not any(text.startswith("layers.0.") and text.endswith("proj") for text in heard)
     assert all(torch.equal(again.weights[n].codes, expected.weights[n].codes) for n in expected.weights)
     with pytest.raises(Refused, match=r"keeps the layers of another run \(recipe differ\)"):
@@ -162,7 +166,9 @@ def test_a_long_optimisation_is_cancelled_between_its_steps(model):
 
 
 def test_too_little_calibration_for_a_hessian_says_how_much_it_needs(model):
-    with pytest.raises(Refused, match=r"layers.0.up_proj: the calibration data has 8 rows, too few .*at least 32 "):
+    with pytest.raises(
+        Refused, match=r"layers.0.up_proj: the calibration data has 8 rows, too few .*at least 32 "
+    ):
         wb.apply(model, Recipe([wb.GPTQ()]), calibration=[IDS[:1]])
 
 
@@ -179,7 +185,9 @@ def test_experts_that_saw_no_token_stay_as_they_were_and_are_named():
 
         def __init__(self):
             super().__init__()
-            self.experts = torch.nn.ModuleList(torch.nn.ModuleDict({"w1": torch.nn.Linear(8, 8)}) for _ in range(3))
+            self.experts = torch.nn.ModuleList(
+                torch.nn.ModuleDict({"w1": torch.nn.Linear(8, 8)}) for _ in range(3)
+            )
 
         def forward(self, x):
             return self.experts[0]["w1"](x)
@@ -214,4 +222,6 @@ def test_a_cancelled_calibration_is_no_error(model):
                 raise Cancelled(self.name)
             super().step(done, total, text)
 
-    assert Stopping(lambda job: wb.apply(model, Recipe([wb.GPTQ()]), calibration=[IDS], job=job)).run().partial
+    assert (
+        Stopping(lambda job: wb.apply(model, Recipe([wb.GPTQ()]), calibration=[IDS], job=job)).run().partial
+    )

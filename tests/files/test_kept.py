@@ -18,7 +18,15 @@ def layer() -> tuple[torch.Tensor, Statistics]:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(128, 64, generator=g)
     return torch.randn(16, 64, generator=g), Statistics(
-        128, x.abs().mean(0), x.square().mean(0), x.abs().amax(0), x.T @ x / 128, x, x.mean(0), x.amin(0), x.amax(0)
+        128,
+        x.abs().mean(0),
+        x.square().mean(0),
+        x.abs().amax(0),
+        x.T @ x / 128,
+        x,
+        x.mean(0),
+        x.amin(0),
+        x.amax(0),
     )
 
 
@@ -51,7 +59,9 @@ def test_every_format_comes_back_as_it_was(tmp_path, format):
 )
 def test_every_part_comes_back_as_it_was(tmp_path, methods):
     w, known = layer()
-    made = wb.compress(w, methods, known).with_report(Report({"loss": [2.0, 1.0]}, {"axis": "inputs"}, ("careful",)))
+    made = wb.compress(w, methods, known).with_report(
+        Report({"loss": [2.0, 1.0]}, {"axis": "inputs"}, ("careful",))
+    )
     save_compressed(made, tmp_path / "w.safetensors")
     same(made, load_compressed(tmp_path / "w.safetensors"))
     assert not list(tmp_path.glob("*.part"))
@@ -90,6 +100,8 @@ def test_a_full_disk_leaves_no_half_a_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("workbench.files.kept.save_file", full)
-    with pytest.raises(Refused, match=r"could not be written .*: free some space, the finished layers are kept"):
+    with pytest.raises(
+        Refused, match=r"could not be written .*: free some space, the finished layers are kept"
+    ):
         save_compressed(wb.RTN().compress(layer()[0]), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []

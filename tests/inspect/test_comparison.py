@@ -25,7 +25,12 @@ METHODS = [wb.Magnitude(n_m=(2, 4)), wb.Wanda(n_m=(2, 4)), wb.SparseGPT(n_m=(2, 
 def test_the_table_has_the_numbers_of_each_method(layer):
     w, known = layer
     table = Comparison(w, METHODS, known).table
-    assert list(table["method"]) == ["magnitude 2:4", "wanda 2:4", "sparsegpt 2:4", "awq 4 g64 + gptq 4 g64 act"]
+    assert list(table["method"]) == [
+        "magnitude 2:4",
+        "wanda 2:4",
+        "sparsegpt 2:4",
+        "awq 4 g64 + gptq 4 g64 act",
+    ]
     for row, methods in zip(table.to_dict("records"), METHODS, strict=True):
         made = wb.compress(w, methods if isinstance(methods, list) else [methods], known)
         change = made.dequantize() - w

@@ -196,7 +196,11 @@ def test_a_missing_binary_or_empty_text_is_refused(model, tmp_path, write):
 
 def test_the_first_of_the_data_is_data():
     tokens = Evaluation(torch.arange(12).reshape(4, 3), None, "12 tokens", batch=2, code="x")
-    assert (len(tokens), len(tokens.first(2)), tokens.first(2).what) == (8, 4, "the first 2 windows of 12 tokens")
+    assert (len(tokens), len(tokens.first(2)), tokens.first(2).what) == (
+        8,
+        4,
+        "the first 2 windows of 12 tokens",
+    )
     images = Evaluation(torch.zeros(4, 1), torch.arange(4), "4 images", batch=2, code="x")
     assert images.first(3).labels.tolist() == [0, 1, 2]
     assert images.first(3).code == "", "no call makes these again"

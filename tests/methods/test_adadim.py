@@ -52,7 +52,9 @@ def test_the_claims_of_the_card_on_which_axis_wins(weights, activations, low, hi
 def test_auto_is_the_better_of_the_two(base):
     w, known, _ = data(1 / 8, 50)
     errors = {
-        axis: known.output_error(w, wb.AdaDim(base=base, axis=axis, **GROUPS).compress(w, known).dequantize() - w)
+        axis: known.output_error(
+            w, wb.AdaDim(base=base, axis=axis, **GROUPS).compress(w, known).dequantize() - w
+        )
         for axis in ("auto", "outputs", "inputs")
     }
     assert errors["auto"] == errors["inputs"] < errors["outputs"] / 2

@@ -46,7 +46,9 @@ def test_golden_weights_and_loss_of_the_reference():
 @given(st.integers(0, 10**6), st.sampled_from([1, 7, 16, 128]), st.booleans())
 def test_the_cost_of_the_sweep_is_the_output_error_under_the_damped_hessian(seed, block_size, by_activation):
     w, x = correlated(seed)
-    method = REFERENCE.with_(bits=3, block_size=block_size, order="activation" if by_activation else "natural")
+    method = REFERENCE.with_(
+        bits=3, block_size=block_size, order="activation" if by_activation else "natural"
+    )
     made = method.compress(w, statistics(x))
     h = (x.T @ x / len(x)).double()
     h += 0.01 * h.diagonal().mean() * torch.eye(64, dtype=torch.float64)
@@ -122,7 +124,9 @@ def test_any_grid_with_fixed_scales(format):
     w, x = correlated(7, 32, 128)
     method = wb.GPTQ(format=format, group_size=32, scale_search="none")
     made = method.compress(w, statistics(x))
-    torch.testing.assert_close(made.grid.decode(made.codes), made.grid.decode(made.grid.encode(made.grid.decode(made.codes))))
+    torch.testing.assert_close(
+        made.grid.decode(made.codes), made.grid.decode(made.grid.encode(made.grid.decode(made.codes)))
+    )
     assert output_error(w, made, x) < output_error(w, method.baseline.compress(w), x)
 
 

@@ -19,13 +19,16 @@ from workbench.methods import METHODS, Method, method, parameters_of, parse_meth
     ("parameters", "expected"),
     [
         ({"bits": 9}, "rtn: bits = 9 is not possible: take 1 to 8"),
-        ({"bits": 1}, "rtn: bits = 1 is not possible: take 1 to 8"),
+        ({"bits": 0}, "rtn: bits = 0 is not possible: take 1 to 8"),
         ({"bits": "many"}, "rtn: bits = 'many' is not possible: take 1 to 8"),
         ({"bits": None}, "rtn: bits = None is not possible: take 1 to 8"),
         ({"bits": 4.5}, "rtn: bits = 4.5 is not possible: take 1 to 8"),
         ({"group_size": 0}, "rtn: group_size = 0 is not possible: take -1 (the whole row) or at least 2"),
         ({"group_size": -2}, "rtn: group_size = -2 is not possible: take -1 to 65536"),
-        ({"granularity": "rows"}, "rtn: granularity = 'rows' is not possible: take group, channel, tensor"),
+        (
+            {"granularity": "rows"},
+            "rtn: granularity = 'rows' is not possible: take group, channel, tensor, input, block",
+        ),
         ({"symmetric": "maybe"}, "rtn: symmetric = 'maybe' is not possible: take true, false"),
     ],
 )
@@ -112,13 +115,19 @@ def test_any_text_is_a_method_or_refused(code):
 
 
 def test_parameters_know_their_bounds_help_and_stops():
-    bits, granularity, group_size, symmetric, *_ = parameters_of(wb.RTN)
-    assert (bits.name, bits.type, bits.default, bits.low, bits.high) == ("bits", "int", 4, 2, 8)
-    assert bits.bounds == "2 to 8"
+    known = {parameter.name: parameter for parameter in parameters_of(wb.RTN)}
+    bits, granularity, group_size, symmetric = (
+        known[n] for n in ("bits", "granularity", "group_size", "symmetric")
+    )
+    assert (bits.type, bits.default, bits.low, bits.high) == ("int", 4, 1, 8)
+    assert bits.bounds == "1 to 8"
     assert bits.help == "bits of a code"
-    assert (granularity.type, granularity.choices) == ("choice", ("group", "channel", "tensor"))
+    assert (granularity.type, granularity.choices) == (
+        "choice",
+        ("group", "channel", "tensor", "input", "block"),
+    )
     assert group_size.stops == (16, 32, 64, 128, 256, -1)
-    assert group_size.where == {"granularity": ("group",)}
+    assert set(group_size.where["granularity"]) == {"group", "input", "block"}
     assert (symmetric.type, symmetric.bounds) == ("bool", "true, false")
     sparsity = parameters_of(wb.Magnitude)[0]
     assert (sparsity.type, sparsity.low, sparsity.high, sparsity.where) == ("float", 0, 1, {"n_m": (None,)})

@@ -29,7 +29,11 @@ NORMS = Statistics(1, mean_square=torch.tensor([1.0, 2, 8, 3]) ** 2)
 
 
 def test_golden_masks_of_wanda_and_of_magnitude_beside_it():
-    assert wb.Wanda().compress(GOLDEN, NORMS).dequantize().tolist() == [[4, 0, 1, 0], [0, 0, -1, -3], [-3, 0, 0, 2]]
+    assert wb.Wanda().compress(GOLDEN, NORMS).dequantize().tolist() == [
+        [4, 0, 1, 0],
+        [0, 0, -1, -3],
+        [-3, 0, 0, 2],
+    ]
     rows = wb.Magnitude(scope="row").compress(GOLDEN).dequantize()
     assert rows.tolist() == [[4, 0, 0, -1], [3, 0, 0, -3], [-3, 0, 0, 2]]
 
@@ -71,7 +75,9 @@ def test_golden_of_sparsegpt():
     x = torch.tensor([[1.0, 1], [1, 0], [0, 1]])
     w = torch.tensor([[0.1, 1.0]])
     made = wb.SparseGPT(n_m=(1, 2), damp=0).compress(w, statistics(x))
-    torch.testing.assert_close(made.dequantize(), torch.tensor([[0, 1.05]]), atol=5e-4, rtol=0)  # stored as halves
+    torch.testing.assert_close(
+        made.dequantize(), torch.tensor([[0, 1.05]]), atol=5e-4, rtol=0
+    )  # stored as halves
     assert made.report.curves["output error^2"][-1] == pytest.approx(0.005, abs=1e-6)
     assert (x @ (made.dequantize() - w).T).square().sum().item() == pytest.approx(0.015, abs=1e-4)
 
@@ -151,7 +157,9 @@ def test_joint_rounding_keeps_the_mask_and_beats_wanda_rounded_to_nearest():
 def test_the_ends_and_what_does_not_compose():
     w, x = correlated(6)
     known = statistics(x)
-    torch.testing.assert_close(wb.SparseGPT(sparsity=0).compress(w, known).dequantize(), w, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        wb.SparseGPT(sparsity=0).compress(w, known).dequantize(), w, atol=2e-3, rtol=1e-3
+    )
     assert wb.SparseGPT(sparsity=1).compress(w, known).dequantize().count_nonzero() == 0
     assert wb.Wanda(sparsity=1).compress(w, known).dequantize().count_nonzero() == 0
     with pytest.raises(Refused, match="needs mean_square of the inputs: give calibration"):

@@ -42,7 +42,9 @@ def test_with_changed_weights_and_vectors_too(name):
     model = wb.load(name)
     batch = batch_of(model)
     changed = wb.apply(model, wb.Recipe([wb.RTN(bits=3)])).model
-    vector = next(n for n, info in model.source.tensors().items() if len(info.shape) == 1 and n.endswith("weight"))
+    vector = next(
+        n for n, info in model.source.tensors().items() if len(info.shape) == 1 and n.endswith("weight")
+    )
     changed = changed.with_overlays(changed.overlays, {vector: 1.1 * model.source.read(vector).float()})
     expected = model.runner.logits(batch, changed.running)
     assert not torch.allclose(expected, model.runner.logits(batch), atol=1e-3)
@@ -56,13 +58,19 @@ def test_a_frame_holds_one_block_at_a_time():
     chain = Chain(model, batch[:1], frame=True)
 
     def held() -> set[str]:
-        return {n.split(".")[2] for n, p in chain.module.named_parameters() if "layers" in n and p.device.type != "meta"}
+        return {
+            n.split(".")[2]
+            for n, p in chain.module.named_parameters()
+            if "layers" in n and p.device.type != "meta"
+        }
 
     assert held() == set()
     with chain.opened(2):
         assert held() == {"2"}
     assert held() == set()
-    torch.testing.assert_close(through(chain, batch), wb.load("tiny-llama").runner.logits(batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        through(chain, batch), wb.load("tiny-llama").runner.logits(batch), rtol=1e-5, atol=1e-5
+    )
     assert not model.runner.built
 
 

@@ -25,7 +25,9 @@ def shown(controls):
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_field_of_every_method_has_a_control(name, heard):
     controls = MethodControls(METHODS[name](), heard.append)
-    parameters = [p for p in parameters_of(METHODS[name]) if len(p.choices) != 1]  # with one there is nothing to choose
+    parameters = [
+        p for p in parameters_of(METHODS[name]) if len(p.choices) != 1
+    ]  # with one there is nothing to choose
     assert list(controls.fields) == [parameter.name for parameter in parameters]
     for parameter in parameters:
         control = controls.fields[parameter.name]

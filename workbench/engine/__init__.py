@@ -3,6 +3,7 @@
 from .assign import assign, assigned, frontier, predicted, recipe_from
 from .compose import compress
 from .history import History
+from .outliers import with_outliers
 from .plan import Plan, PlannedLayer, plan
 from .recipe import Recipe, Step
 from .sensitivity import SENSITIVITY_COLUMNS, sensitivity
@@ -27,4 +28,5 @@ __all__ = [
     "predicted",
     "recipe_from",
     "sensitivity",
+    "with_outliers",
 ]

@@ -42,14 +42,18 @@ def objection(before: Sequence[Method], new: Method) -> str:
     finishing = [m for m in before if isinstance(m, Finish) and m.kind == "correct"]
     joint = [m for m in before if m.kind == "prune" and m.rounds]
     if new.kind == "transform" and (roundings or joint):
-        return f"its scales change the weights that {(roundings or joint)[0].label} has rounded: put it before"
+        return (
+            f"its scales change the weights that {(roundings or joint)[0].label} has rounded: put it before"
+        )
     if isinstance(new, Transform) and new.kind == "quantize" and roundings and new.name != roundings[-1].name:
         if not isinstance(roundings[-1], Transform):
             return ""  # one rounding after another of the same kind: the later wins
     if finishing and new.kind in ("transform", "prune", "quantize", "activation"):
         return f"{finishing[0].label} corrects what is left over: put it last"
     if new.kind == "quantize" and joint:
-        return f"{joint[0].label} rounds already while it prunes: leave one of them out, or set its bits to none"
+        return (
+            f"{joint[0].label} rounds already while it prunes: leave one of them out, or set its bits to none"
+        )
     if new.kind == "prune" and new.rounds and roundings:
         return f"it rounds while it prunes, and so does {roundings[-1].label}: leave one of them out"
     return ""
@@ -61,11 +65,17 @@ def notes(methods: Sequence[Method]) -> list[str]:
     scaling = [m for m in methods if isinstance(m, Transform)]
     rounding = next((m for m in reversed(methods) if m.kind == "quantize"), None)
     if len(scaling) > 1:
-        found.append(f"{scaling[0].label} and {scaling[1].label} scale the same channels: their scales are multiplied")
+        found.append(
+            f"{scaling[0].label} and {scaling[1].label} scale the same channels: their scales are multiplied"
+        )
     if scaling and rounding is not None and rounding is not scaling[-1] and scaling[-1].kind == "quantize":
-        found.append(f"{scaling[-1].label} gives its scales, {rounding.label} the codes; clipping is left to the latter")
+        found.append(
+            f"{scaling[-1].label} gives its scales, {rounding.label} the codes; clipping is left to the latter"
+        )
     if scaling and getattr(rounding, "granularity", "") == "input":
-        found.append("groups inside one input channel undo any input scale: the transform changes nothing there")
+        found.append(
+            "groups inside one input channel undo any input scale: the transform changes nothing there"
+        )
     return found
 
 
@@ -113,7 +123,11 @@ def compress(
         if made is None:
             made = step
         elif method.kind == "prune":
-            made = made.with_mask(step.mask, step.n_m) if not method.updates else step.with_mask(made.mask, made.n_m)
+            made = (
+                made.with_mask(step.mask, step.n_m)
+                if not method.updates
+                else step.with_mask(made.mask, made.n_m)
+            )
         else:
             made = step.with_mask(made.mask, made.n_m)
     made = (uncompressed(w) if made is None else made).with_report(learned)

@@ -50,7 +50,11 @@ class Gathering:
 
     def hear(self, layer: Layer, x: Tensor) -> None:
         """Rows x [tokens, in] that enter a layer. Refused where they are not finite."""
-        shared = self._last is not None and self._last[1].data_ptr() == x.data_ptr() and self._last[1].shape == x.shape
+        shared = (
+            self._last is not None
+            and self._last[1].data_ptr() == x.data_ptr()
+            and self._last[1].shape == x.shape
+        )
         leader = self._last[0] if shared and self._last else layer.name
         if layer.name not in self._first:
             self._first[layer.name] = leader
@@ -63,7 +67,9 @@ class Gathering:
                     "out the layers before it that were changed too much"
                 )
         if self._first[layer.name] == layer.name:
-            _add(self.found.setdefault(layer.name, Statistics()), x, self.needs, self.original.get(layer.name))
+            _add(
+                self.found.setdefault(layer.name, Statistics()), x, self.needs, self.original.get(layer.name)
+            )
         else:
             self.found[layer.name] = self.found[self._first[layer.name]]
 

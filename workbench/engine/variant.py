@@ -113,9 +113,19 @@ def apply(
         partial = True
     notes = tuple(f"{name}: no calibration input reached it, it stays as it was" for name in walk.unheard)
     if any(method.whole_model for methods in work.values() for method in methods):
-        notes += ("the ranges of joined layers were shared first: errors against the unchanged weights mean nothing",)
+        notes += (
+            "the ranges of joined layers were shared first: errors against the unchanged weights mean nothing",
+        )
     methods = {name: work[name] for name in weights}
-    return Variant(model.base, recipe, {**model.overlays, **weights}, methods, partial, notes=notes, vectors=model.vectors)
+    return Variant(
+        model.base,
+        recipe,
+        {**model.overlays, **weights},
+        methods,
+        partial,
+        notes=notes,
+        vectors=model.vectors,
+    )
 
 
 def _plainly(

@@ -72,7 +72,9 @@ class Walk:
 
         def listen(hear: Hear, few: bool = False, before: Hear | None = None) -> None:
             for done, flow in enumerate(self.flows[:1] if few else self.flows):
-                self._say(f"{chain.names[index] or self.model.name}: calibrating, {done} of {len(self.flows)} batches")
+                self._say(
+                    f"{chain.names[index] or self.model.name}: calibrating, {done} of {len(self.flows)} batches"
+                )
                 if before is not None and self.originals:
                     chain.run(index, self.originals[done], self._overlaid, before)
                 chain.run(index, flow, self._passing, hear)
@@ -120,7 +122,9 @@ class Walk:
         for group in order.groups:
             stages.setdefault(EXPERT.sub("experts", group[0].name), []).extend(group)
         place = {EXPERT.sub("experts", layer.name): stage for stage in stages.values() for layer in stage}
-        for layer in layers:  # nothing of the first batch reached it: an expert of the same place says when it runs
+        for (
+            layer
+        ) in layers:  # nothing of the first batch reached it: an expert of the same place says when it runs
             if layer.name not in order.found:
                 name = EXPERT.sub("experts", layer.name)
                 place.get(name, stages.setdefault(name, [])).append(layer)
@@ -147,7 +151,9 @@ class Walk:
         known = {name: gathering.found[name] for name in weights}
 
         def run(flow: Flow, changed: Mapping[str, Tensor | Running]) -> Tensor:
-            return chain.run(index, flow, {**self.running, **{by_name[n]: _running(v) for n, v in changed.items()}})
+            return chain.run(
+                index, flow, {**self.running, **{by_name[n]: _running(v) for n, v in changed.items()}}
+            )
 
         label = chain.names[index] or self.model.name
         with heard(self._listener(label)), torch.enable_grad():
@@ -293,4 +299,3 @@ def spread(batches: Sequence[Tensor], windows: int) -> list[Tensor]:
     rows = torch.cat(list(batches))
     picked = rows[torch.linspace(0, len(rows) - 1, min(windows, len(rows))).long()]
     return list(picked.split(max(1, len(batches[0]))))
-

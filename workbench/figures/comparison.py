@@ -33,9 +33,7 @@ def comparison_figure(
     table: a row for each with method, bits_per_weight, output_relative_error (may be empty), relative_error.
     """
     titles = [_title(row) for row in table.to_dict("records")]
-    figure = make_subplots(
-        1, len(cells), subplot_titles=titles, horizontal_spacing=0.03, shared_yaxes=True
-    )
+    figure = make_subplots(1, len(cells), subplot_titles=titles, horizontal_spacing=0.03, shared_yaxes=True)
     rows, columns = shape[0], shape[1]
     for place, values in enumerate(cells, 1):
         figure.add_scatter(
@@ -43,7 +41,9 @@ def comparison_figure(
             marker={
                 "color": [0, limit], "cmin": 0, "cmax": limit, "colorscale": plotly_scale(), "opacity": 0,
                 "showscale": place == len(cells),
-                "colorbar": {"title": {"text": "|w′ − w|", "side": "right"}, "thickness": 10, "exponentformat": "power"},
+                "colorbar": {
+                    "title": {"text": "|w′ − w|", "side": "right"}, "thickness": 10, "exponentformat": "power"
+                },
             },
         )  # fmt: skip
         axis = "" if place == 1 else str(place)
@@ -53,22 +53,30 @@ def comparison_figure(
             sizing="stretch", layer="below", xanchor="left", yanchor="top",
         )  # fmt: skip
     styled(figure, theme)
-    figure.update_xaxes(title_text="column (input)", range=[0, columns], showgrid=False, zeroline=False, nticks=4)
+    figure.update_xaxes(
+        title_text="column (input)", range=[0, columns], showgrid=False, zeroline=False, nticks=4
+    )
     figure.update_yaxes(range=[rows, 0], showgrid=False, zeroline=False, nticks=5)
     figure.update_yaxes(title_text="row (output)", col=1)
     figure.update_annotations(font_size=11)
     figure.update_layout(margin={"t": 52, "b": 36, "l": 56, "r": 12}, height=300)
     best = table.loc[_error(table).idxmin(), "method"]
-    return described(figure, f"Errors of {name} under {len(cells)} methods on one colour scale; least: {best}.")
+    return described(
+        figure, f"Errors of {name} under {len(cells)} methods on one colour scale; least: {best}."
+    )
 
 
 def _error(table: pd.DataFrame) -> pd.Series:
-    known = table["output_relative_error"].notna().all()
-    return table["output_relative_error" if known else "relative_error"]
+    known = not table["output_relative_error"].isna().to_numpy().any()
+    return pd.Series(table["output_relative_error" if known else "relative_error"])
 
 
 def _title(row: dict) -> str:
     """Two lines: the method; output error (or that of the weight) and bits."""
     output = row["output_relative_error"]
-    error = f"output error {output:.3g}" if output == output and output is not None else f"error {row['relative_error']:.3g}"
+    error = (
+        f"output error {output:.3g}"
+        if output == output and output is not None
+        else f"error {row['relative_error']:.3g}"
+    )
     return f"<b>{row['method']}</b><br>{error} · {row['bits_per_weight']:.3g} bits"

@@ -58,5 +58,8 @@ def curves_figure(
 
 
 def _words(facts: Mapping[str, float | str], warnings: Sequence[str]) -> str:
-    said = [f"{key} {value:.3g}" if isinstance(value, float | int) else f"{key}: {value}" for key, value in facts.items()]
+    said = [
+        f"{key} {value:.3g}" if isinstance(value, float | int) else f"{key}: {value}"
+        for key, value in facts.items()
+    ]
     return "<br>".join([*warnings, " · ".join(said)][: 2 if warnings else 1])

@@ -1,7 +1,7 @@
 """Kept layers: compressed weights in a folder, one file a layer, so that long work goes on after a kill.
 
-Each file is safetensors: the tensors of a CompressedWeight, and its grid and the rest as JSON in the metadata. Files are
-written beside their place and renamed, so one that is there is whole. `run.json` says what run they belong to.
+Each file is safetensors: the tensors of a CompressedWeight, and its grid and the rest as JSON in the metadata. Files
+are written beside their place and renamed, so one that is there is whole. `run.json` says what run they belong to.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Kept:
             try:
                 found = json.loads(path.read_text("utf-8"))
             except (OSError, ValueError) as error:
-                raise Refused(f"{path} cannot be read ({error}): take another folder, or delete this one") from None
+                raise Refused(
+                    f"{path} cannot be read ({error}): take another folder, or delete this one"
+                ) from None
             different = [key for key in described if found.get(key) != described[key]]
             if different:
                 raise Refused(
@@ -71,11 +73,15 @@ def save_compressed(made: CompressedWeight, path: str | os.PathLike) -> None:
     described = _taken_apart(made, "", tensors)
     beside = target.with_name(target.name + ".part")
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, {"compressed": json.dumps(described)})
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, beside, {"compressed": json.dumps(described)}
+        )
         os.replace(beside, target)
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
-        raise Refused(f"{target} could not be written ({error}): free some space, the finished layers are kept") from None
+        raise Refused(
+            f"{target} could not be written ({error}): free some space, the finished layers are kept"
+        ) from None
 
 
 def load_compressed(path: str | os.PathLike) -> CompressedWeight:
@@ -83,10 +89,12 @@ def load_compressed(path: str | os.PathLike) -> CompressedWeight:
     try:
         with safe_open(path, "pt") as file:
             described = json.loads((file.metadata() or {})["compressed"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         return _put_together(described, "", tensors)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise Refused(f"{path} is not a compressed weight ({error}): delete it, and the layer is made again") from None
+        raise Refused(
+            f"{path} is not a compressed weight ({error}): delete it, and the layer is made again"
+        ) from None
 
 
 def _taken_apart(made: CompressedWeight, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -94,7 +102,10 @@ def _taken_apart(made: CompressedWeight, prefix: str, tensors: dict[str, Tensor]
         if (value := getattr(made, name)) is not None:
             tensors[prefix + name] = value
     if made.patch is not None:
-        tensors[prefix + "patch.columns"], tensors[prefix + "patch.values"] = made.patch.columns, made.patch.values
+        tensors[prefix + "patch.columns"], tensors[prefix + "patch.values"] = (
+            made.patch.columns,
+            made.patch.values,
+        )
     scale = None
     if isinstance(made.scale, CompressedWeight):
         scale = _taken_apart(made.scale, f"{prefix}scale.", tensors)
@@ -115,7 +126,9 @@ def _taken_apart(made: CompressedWeight, prefix: str, tensors: dict[str, Tensor]
     }
 
 
-def _put_together(described: Mapping[str, Any], prefix: str, tensors: Mapping[str, Tensor]) -> CompressedWeight:
+def _put_together(
+    described: Mapping[str, Any], prefix: str, tensors: Mapping[str, Tensor]
+) -> CompressedWeight:
     out, inputs, rows, columns = described["blocks"]
     parts = {name: tensors.get(prefix + name) for name in TENSORS}
     scale: Any = tensors.get(f"{prefix}scale")
@@ -145,5 +158,3 @@ def _write_text(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, "utf-8")
     os.replace(beside, path)
-
-

@@ -218,7 +218,9 @@ def _frame(folder: Path) -> nn.Module:
     with _BUILDING:
         nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
             with no_init_weights():
                 module = transformers.AutoModelForCausalLM.from_config(
                     config, dtype=torch.float32, trust_remote_code=False

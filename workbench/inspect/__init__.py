@@ -6,6 +6,7 @@ from .curves import CURVES, Histogram, Profile, Spectrum
 from .design_space import DesignSpace
 from .error_map import ErrorMap, Tile, Window
 from .formats import Formats, NumberLines, distributions, number_lines
+from .outliers import Channels, Outliers, outliers
 from .sensitivity import Sensitivity
 from .session import MAP_MEASURES, Answer, Session
 from .tables import layer, layers, measured, model
@@ -14,6 +15,7 @@ __all__ = [
     "CURVES",
     "MAP_MEASURES",
     "Answer",
+    "Channels",
     "Comparison",
     "Convergence",
     "DesignSpace",
@@ -21,6 +23,7 @@ __all__ = [
     "Formats",
     "Histogram",
     "NumberLines",
+    "Outliers",
     "Profile",
     "Sensitivity",
     "Session",
@@ -33,4 +36,5 @@ __all__ = [
     "measured",
     "model",
     "number_lines",
+    "outliers",
 ]

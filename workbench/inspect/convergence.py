@@ -33,7 +33,9 @@ class Convergence(Curve):
         from ..figures.convergence import curves_figure
 
         report = self.compressed.report
-        return curves_figure(report.curves, self.name, facts=report.facts, warnings=report.warnings, theme=theme)
+        return curves_figure(
+            report.curves, self.name, facts=report.facts, warnings=report.warnings, theme=theme
+        )
 
 
 CURVES["convergence"] = Convergence

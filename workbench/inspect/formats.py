@@ -147,7 +147,7 @@ def kurtosis(w: Tensor) -> float:
 
 
 def distributions(count: int = 32768, seed: int = 0) -> dict[str, Tensor]:
-    """Samples [1, count] with tails from none to heavy: uniform, normal, Laplace, Student's t (4 degrees of freedom)."""
+    """Samples [1, count] with ever heavier tails: uniform, normal, Laplace, Student's t (4 degrees of freedom)."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(rows: int = 1) -> Tensor:

@@ -151,7 +151,7 @@ class Session:
         return known
 
     def _all_fit(self, needs: frozenset[str]) -> bool:
-        """Whether the statistics of all layers at once may be held: Hessians are as large as the square of the inputs."""
+        """Whether the statistics of all layers at once may be held: a Hessian is [in, in]."""
         squares = len(needs & {"hessian", "cross"}) * sum(layer.shape[1] ** 2 for layer in self.model.layers)
         return 4 * squares <= STATISTICS_MOST
 
@@ -231,7 +231,12 @@ class Session:
 
         def work(job: Job) -> Sensitivity:
             self.sensitivity = Sensitivity(
-                self.model, alternatives, self._live_quality, layers=self.selector, calibration=batches, job=job
+                self.model,
+                alternatives,
+                self._live_quality,
+                layers=self.selector,
+                calibration=batches,
+                job=job,
             )
             return self.sensitivity
 
@@ -240,7 +245,11 @@ class Session:
     @property
     def _has_bits(self) -> bool:
         fields = {parameter.name: parameter for parameter in parameters_of(type(self.method))}
-        return "bits" in fields and fields["bits"].type == "int" and getattr(self.method, "format", "int") == "int"
+        return (
+            "bits" in fields
+            and fields["bits"].type == "int"
+            and getattr(self.method, "format", "int") == "int"
+        )
 
     def map_values(self, measure: str) -> Iterator[dict[str, float | None]]:
         """Values of all layers for the model map, growing as they become known."""
@@ -302,7 +311,7 @@ class Session:
         return plan(self.model, self.recipe)
 
     def apply(self, recipe: Recipe | None = None) -> Job:
-        """Apply a recipe (by default the bench's own) and measure, in a job that is started; the variant is added at the
+        """Apply a recipe (by default the bench's own) and measure, in a job that is started; the variant is added at
         end (a partial one after Cancel).
 
         Raises Refused at once where nothing can be done.

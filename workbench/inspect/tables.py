@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ..engine import Variant, collect, compress
+from ..engine.compose import compared
 from ..errors import Refused
 from ..jobs import Job
 from ..measure import (
@@ -56,7 +57,9 @@ def layers(subject: Variant | Model, data: Evaluation | None = None, job: Job | 
                 "bytes": compressed.nbytes,
             }
         )
-    frame = pd.DataFrame(rows, columns=list(WEIGHT_COLUMNS)).astype({"output_relative_error": float, "vs_plain": float})
+    frame = pd.DataFrame(rows, columns=list(WEIGHT_COLUMNS)).astype(
+        {"output_relative_error": float, "vs_plain": float}
+    )
     frame.attrs["columns"] = WEIGHT_COLUMNS
     return frame
 
@@ -85,17 +88,20 @@ def layer(subject: Model, name: str, method: Method, statistics: Statistics | No
         statistics = collect(subject, [chosen], method.needed | {"sample"}, batches).get(chosen.name)
     w = subject.base_weight(chosen.name)
     compressed = compress(w, [method], statistics)
+    beside = compared(w, compressed, [method], statistics or Statistics())
     row = {
         "name": chosen.name,
         "role": chosen.role,
         "method": method.label,
         "bits_per_weight": compressed.bits_per_weight,
         **weight_errors(w, compressed),
+        "vs_plain": _beside_plain(beside.facts),
         "sparsity": compressed.sparsity,
         "bytes": compressed.nbytes,
     }
-    frame = pd.DataFrame([row])
-    frame.attrs["columns"] = {column: WEIGHT_COLUMNS[column] for column in row}
+    units = {column: unit for column, unit in WEIGHT_COLUMNS.items() if column in row}
+    frame = pd.DataFrame([row], columns=list(units)).astype({"vs_plain": float})
+    frame.attrs["columns"] = units
     return frame
 
 
@@ -134,7 +140,10 @@ def model(
     if data is None:
         data = evaluation(variant.base)
     quality = data if isinstance(data, Quality) else Quality(variant.base, data)
-    row = {**quality.measure(variant.weights, step, variant.vectors), **storage(variant.base, variant.weights)}
+    row = {
+        **quality.measure(variant.weights, step, variant.vectors),
+        **storage(variant.base, variant.weights),
+    }
     frame = pd.DataFrame([row])
     frame.attrs["columns"] = {name: MODEL_COLUMNS[name] for name in row}
     frame.attrs["data"] = quality.data.what

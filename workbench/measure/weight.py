@@ -15,8 +15,8 @@ WEIGHT_COLUMNS = {
     "bits_per_weight": "bits, with scales, zeros and mask",
     "relative_error": "||w' - w|| / ||w||, Frobenius",
     "output_relative_error": "||x (w' - w)^T|| / ||x w^T|| on the evaluation data; empty where nothing enters",
-    "vs_plain": "error of the layer's output on the calibration data over that of the plain method (rtn, magnitude) with "
-    "the same bits; of the weight where nothing was calibrated; above 1 it lost",
+    "vs_plain": "error of the layer's output on the calibration data over that of the plain method (rtn, magnitude) "
+    "with the same bits; of the weight where nothing was calibrated; above 1 it lost",
     "sqnr_db": "10 log10(sum w^2 / sum (w' - w)^2), dB",
     "cosine": "of w and w' as vectors",
     "max_error": "largest |w' - w|, in the weight's units",

@@ -109,7 +109,9 @@ class Method(BaseModel):
     source: ClassVar[str] = ""  # paper or reference implementation
     needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS: only these are collected
     updates: ClassVar[bool] = False  # whether a pruner also changes the weights that it keeps
-    whole_model: ClassVar[bool] = False  # works on pairs of layers before all others (engine.fold), not layer by layer
+    whole_model: ClassVar[bool] = (
+        False  # works on pairs of layers before all others (engine.fold), not layer by layer
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
@@ -282,8 +284,8 @@ class Parameter:
         return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"
 
 
-def parameters_of(method: type[Method]) -> list[Parameter]:
-    """The parameters of a method class, read from its fields."""
+def parameters_of(method: type[BaseModel]) -> list[Parameter]:
+    """The parameters of a method class (or of the part that several share), read from its fields."""
     found = []
     for name, info in method.model_fields.items():
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}

@@ -1,4 +1,4 @@
-"""Column by column: round or remove the weights of one input after another, and move each error onto the inputs that are
+"""Column by column: round or remove the weights of one input after another; each error moves onto the inputs that are
 still to come. What GPTQ and SparseGPT share (the optimal brain surgeon with one fixed order for all rows).
 
 For w [out, in] and H = X^T X / tokens, with the upper triangular U of H^-1 = U^T U:
@@ -32,7 +32,7 @@ FLOAT, AFFINE, FLOAT_ZERO, TABLE = 0, 1, 2, 3  # how the compiled loop rounds
 
 @dataclass(frozen=True)
 class Factor:
-    """U [in, in] upper triangular with U^T U = (H + damping)^-1, for the columns in `order`; `dead` inputs are always 0."""
+    """U [in, in] upper triangular, U^T U = (H + damping)^-1, for the columns in `order`; `dead` inputs are always 0."""
 
     upper: Tensor
     order: Tensor
@@ -67,7 +67,9 @@ def factorise(hessian: Tensor, damp: float, by_activation: bool = False) -> Fact
         if not failed:
             break
         added = max(10 * added, 1e-6)
-        warnings = (f"the Hessian is not positive definite with damping {damp:g}: {added:g} was needed; more data helps",)
+        warnings = (
+            f"the Hessian is not positive definite with damping {damp:g}: {added:g} was needed; more data helps",
+        )
     upper = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
     diagonal = (1 / upper.diagonal()) ** 2
     facts: dict[str, float | str] = {
@@ -94,7 +96,7 @@ class Sweep:
         self.cost: list[float] = []
 
     def block(self, start: int, stop: int, fit: Fit | None, n_m: tuple[int, int] = (0, 0)) -> None:
-        """Round the columns [start, stop) to `fit` (laid over the matrix in its own order of inputs; None: keep floats),
+        """Round columns [start, stop) to `fit` (laid over the matrix in its own order of inputs; None: keep floats),
         removing what `keep` says, or all but n of every m that cost most; the later columns take up the error."""
         rule = _rule(fit)
         where = self.factor.order.numpy() if fit is not None else np.arange(self.w.shape[1])
@@ -123,7 +125,9 @@ class Sweep:
         return self.keep[:, self.factor.inverse]
 
 
-def _rule(fit: Fit | None) -> tuple[int, np.ndarray, np.ndarray, np.float32, np.float32, np.ndarray, np.ndarray]:
+def _rule(
+    fit: Fit | None,
+) -> tuple[int, np.ndarray, np.ndarray, np.float32, np.float32, np.ndarray, np.ndarray]:
     """(how, scales, zeros, lowest, highest, values, midpoints) for the compiled loop."""
     none = np.zeros(0, np.float32)
     if fit is None:

@@ -23,7 +23,9 @@ class Rounding(Scheme, Method):
 
     def fitted(self, w: Tensor, statistics: Statistics | None) -> Fit:
         """The grid laid over w [out, in], its scales searched as the scheme says."""
-        return self.fit(w, statistics.mean_square if statistics is not None and self.searches_inputs else None)
+        return self.fit(
+            w, statistics.mean_square if statistics is not None and self.searches_inputs else None
+        )
 
     def judge(self, shape: tuple[int, int]) -> Verdict:
         return Verdict(*self.judge_shape(shape))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from .layer import Layer
 from .model import Model
 from .roles import block_prefix
 from .runner import Weights, listening, replaced
+
+UNCHANGED: Weights = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Chain:
 
     # What lies around the blocks
 
-    def enter(self, batch: Tensor, hear: Callable[[Layer, Tensor], None] | None = None, weights: Weights = {}) -> Flow:
+    def enter(
+        self, batch: Tensor, hear: Callable[[Layer, Tensor], None] | None = None, weights: Weights = UNCHANGED
+    ) -> Flow:
         """The batch as it comes to the first block; `hear` is told of the layers before it."""
         if self.names == [""]:
             return Flow(batch, batch)
@@ -85,7 +90,9 @@ class Chain:
         # Nothing is taken where `hear` has ended the run: who listens wants no flow.
         return Flow(batch, taken[0][0] if taken else batch, given)
 
-    def leave(self, flow: Flow, hear: Callable[[Layer, Tensor], None] | None = None, weights: Weights = {}) -> Tensor:
+    def leave(
+        self, flow: Flow, hear: Callable[[Layer, Tensor], None] | None = None, weights: Weights = UNCHANGED
+    ) -> Tensor:
         """The network's output for a flow that has passed the last block; `hear` is told of the layers after it."""
         if self.names == [""]:
             return flow.hidden
@@ -115,7 +122,11 @@ class Chain:
             self._read -= {name for name in self._read if name.startswith(prefix)}
 
     def run(
-        self, index: int, flow: Flow, weights: Weights = {}, hear: Callable[[Layer, Tensor], None] | None = None
+        self,
+        index: int,
+        flow: Flow,
+        weights: Weights = UNCHANGED,
+        hear: Callable[[Layer, Tensor], None] | None = None,
     ) -> Tensor:
         """The hidden state after block `index`, differentiable in `weights`; `hear` is told of its layers' inputs and
         may raise `Chain.Enough` to end the run."""
@@ -133,7 +144,7 @@ class Chain:
                 return flow.hidden
         return out[0] if isinstance(out, tuple) else out
 
-    def step(self, index: int, flow: Flow, weights: Weights = {}) -> Flow:
+    def step(self, index: int, flow: Flow, weights: Weights = UNCHANGED) -> Flow:
         """The flow after block `index`."""
         return replace(flow, hidden=self.run(index, flow, weights))
 
@@ -163,7 +174,9 @@ class Chain:
 
         def hooks(index: int, block: nn.Module) -> list[Any]:
             return [
-                block.register_forward_pre_hook(lambda _m, args: seen.append((index, "in", args[0] if args else None))),
+                block.register_forward_pre_hook(
+                    lambda _m, args: seen.append((index, "in", args[0] if args else None))
+                ),
                 block.register_forward_hook(lambda _m, _a, out: seen.append((index, "out", out))),
             ]
 
@@ -231,7 +244,9 @@ class Chain:
             if any(full.startswith(part + ".") for part in but) or parameter.device.type != "meta":
                 continue
             if id(parameter) not in tied:
-                stored = next((n for n in known if n == full or full.endswith("." + n) or n.endswith("." + full)), None)
+                stored = next(
+                    (n for n in known if n == full or full.endswith("." + n) or n.endswith("." + full)), None
+                )
                 if stored is None:
                     continue  # tied to one that is read: replaced below
                 value = source.read(stored).float()

@@ -19,7 +19,7 @@ from ..errors import Refused
 from ..grid import Running
 from .layer import Layer
 
-# What replaces what in a run: matrices by layer, and other tensors (norm gains, biases) by their name in the checkpoint.
+# What replaces what in a run: matrices by layer, other tensors (norm gains, biases) by their name in the checkpoint.
 Weights = Mapping[Layer | str, Tensor | Running]
 Task = Literal["language", "classification"]
 
@@ -98,9 +98,8 @@ class Runner:
             return tensor
         ends = [n for n in known if n.endswith("." + tensor) or tensor.endswith("." + n)]
         if len(ends) != 1:
-            raise Refused(
-                f"{'the network' if self._module is None else type(self._module).__name__} has no parameter for {tensor} of the checkpoint"
-            )
+            network = "the network" if self._module is None else type(self._module).__name__
+            raise Refused(f"{network} has no parameter for {tensor} of the checkpoint")
         return ends[0]
 
     @torch.no_grad()  # not inference_mode: what calibration collects from it enters gradients later
@@ -132,7 +131,10 @@ class Runner:
 
 @contextmanager
 def listening(
-    module: nn.Module, name_of: Callable[[Layer], str], layers: list[Layer], hear: Callable[[Layer, Tensor], None]
+    module: nn.Module,
+    name_of: Callable[[Layer], str],
+    layers: list[Layer],
+    hear: Callable[[Layer, Tensor], None],
 ) -> Iterator[None]:
     """`Runner.inputs_of` for any module whose parameters are called `name_of(layer)`."""
     handles = []
@@ -194,7 +196,9 @@ def _owner(module: nn.Module, parameter: str) -> nn.Module | None:
 def _on_inputs(quantize: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
     def apply(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x = inputs[0]
-        rows = x.flatten(1) if isinstance(module, nn.Conv2d) else x  # what a token is to a convolution: one image
+        rows = (
+            x.flatten(1) if isinstance(module, nn.Conv2d) else x
+        )  # what a token is to a convolution: one image
         return (quantize(rows).view_as(x), *inputs[1:])
 
     return apply

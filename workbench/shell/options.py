@@ -25,11 +25,15 @@ CALIBRATION = Annotated[
 ]
 KEEP = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="save each finished layer here; the same call after a kill goes on from there"),
+    typer.Option(
+        metavar="DIR", help="save each finished layer here; the same call after a kill goes on from there"
+    ),
 ]
 PREFIX = Annotated[
     str,
-    typer.Option(help="what blocks are calibrated on: outputs of the compressed blocks before them, or the original"),
+    typer.Option(
+        help="what blocks are calibrated on: outputs of the compressed blocks before them, or the original"
+    ),
 ]
 LAYERS = Annotated[
     str, typer.Option(metavar="GLOB", help="which: a glob, a role (role:down), or several with commas")

@@ -77,7 +77,8 @@ def make_variant(
     for warning, names in said.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         report.say(f"{warning} ({', '.join(names[:3])}{more})")
-    report.say(f"at most {_size(peak())} of memory were in use")
+    if batches is not None:
+        report.say(f"at most {_size(peak())} of memory were in use")
     return made
 
 

@@ -121,7 +121,13 @@ class Bench(ipw.VBox):
         left = _column("wb-left", self.map_choice, self.map, self.layer_info)
         middle = _column("wb-middle", self.map_view, self.curve_choice, self.plot, self.speed)
         right = _column(
-            "wb-right", self.controls, self.numbers, self.selector, ipw.HBox([self.apply, self.pin]), self.job, self.plan
+            "wb-right",
+            self.controls,
+            self.numbers,
+            self.selector,
+            ipw.HBox([self.apply, self.pin]),
+            self.job,
+            self.plan,
         )
         self.frame = ipw.Box([left, middle, right])
         self.frame.add_class("wb-frame")
@@ -373,7 +379,11 @@ class Bench(ipw.VBox):
             return
         try:
             recipe, chosen = found.assign(bits), found.predicted(found.assigned(bits))
-            self.results.say(f"{chosen['bits_per_weight']:.2f} bits, sum of KL {chosen['kl']:.3g} nats: {recipe.label}"[:120])
+            self.results.say(
+                f"{chosen['bits_per_weight']:.2f} bits, sum of KL {chosen['kl']:.3g} nats: {recipe.label}"[
+                    :120
+                ]
+            )
             if apply:
                 self._start(self.session.apply(recipe))
         except Refused as reason:

@@ -45,7 +45,11 @@ def _reference(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _caption(row: dict[str, Any], first: dict[str, Any]) -> str:
-    key = "output_relative_error" if row["output_relative_error"] == row["output_relative_error"] else "relative_error"
+    key = (
+        "output_relative_error"
+        if row["output_relative_error"] == row["output_relative_error"]
+        else "relative_error"
+    )
     name = "output error" if key == "output_relative_error" else "error"
     change = "" if row is first or not first[key] else f" ({100 * (row[key] / first[key] - 1):+.0f} %)"
     sparsity = f" · {percent(row['sparsity'])} zero" if row["sparsity"] else ""

@@ -47,7 +47,14 @@ def layer_numbers(values: Mapping[str, Any], why_not: str = "") -> str:
     ]
     plain, output = values.get("baseline_output_error"), values.get("output_relative_error")
     if plain and output is not None:
-        rows.insert(4, ("vs plain", f"{100 * (output / plain - 1):+.0f} %", f"output error of the plain method: {number(plain)}"))
+        rows.insert(
+            4,
+            (
+                "vs plain",
+                f"{100 * (output / plain - 1):+.0f} %",
+                f"output error of the plain method: {number(plain)}",
+            ),
+        )
     if values.get("sparsity"):
         rows.append(("sparsity", percent(values["sparsity"]), "share of weights removed"))
     if values.get("bytes_before"):

@@ -1,5 +1,5 @@
-"""Results: the row under the bench. What has been tried; methods side by side; which layers suffer, and what a budget of
-bits buys. It shows what it is given and calls `act` with what a person does.
+"""Results: the row under the bench. What has been tried; methods side by side; which layers suffer, and what a
+budget of bits buys. It shows what it is given and calls `act` with what a person does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CAPTIONS = {
 
 
 class Results(ipw.VBox):
-    """`act(action, value)` hears: "go" (a variant), "unpin" (no value), "measure", "look" (a layer), "assign" (bits)."""
+    """`act(action, value)` hears "go" (a variant), "unpin" (no value), "measure", "look" (a layer), "assign" (bits)."""
 
     def __init__(self, act: Callable[[str, Any], None]):
         self._act = act
@@ -46,15 +46,17 @@ class Results(ipw.VBox):
             tooltip="bits per weight that the layers may take together",
         )  # fmt: skip
         self.assign = _button(
-            "assign bits", "the best widths within the budget, as a recipe for Apply", lambda: act("assign", self.budget.value)
+            "assign bits",
+            "the best widths within the budget, as a recipe for Apply",
+            lambda: act("assign", self.budget.value),
         )
         self.job, self.said = JobView(), ipw.HTML()
         tools = ipw.HBox([self.measure, self.budget, self.assign, self.said])
         tools.add_class("wb-tools")
         self.sensitivity = ipw.VBox([tools, self.job, self.bars])
-        head = ipw.HBox([self.tabs, self.caption, self.unpin])
-        head.add_class("wb-results-head")
-        super().__init__([head, self.pareto])
+        self.head = ipw.HBox([self.tabs, self.caption, self.unpin])
+        self.head.add_class("wb-results-head")
+        super().__init__([self.head, self.pareto])
         self.add_class("wb-tried")
         self.tabs.observe(lambda _change: self.arrange(), "value")
         self.budget.observe(lambda _change: act("budget", self.budget.value), "value")
@@ -74,12 +76,12 @@ class Results(ipw.VBox):
             "compare": [self.compare] if self.compare.children else [self.empty],
             "sensitivity": [self.sensitivity],
         }
-        self.children = [self.children[0], *parts[shown]]
+        self.children = [self.head, *parts[shown]]
         self._act("shown", shown)
 
     def show_comparison(self, comparison: Comparison | None, pinned: int) -> None:
         if comparison is None:
-            self.compare.children = ()
+            self.compare.children = []
             self.empty.value = (
                 f"{pinned} of at least 2 methods: choose another one and press Compare again"
                 if pinned

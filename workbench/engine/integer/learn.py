@@ -8,12 +8,13 @@ for both elements of a rotary pair: the reference's free vector does not commute
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ...grid import Blocks
+from ...grid import Blocks, Report
 from ...jobs import beat
 from ...methods import Statistics
 from ...methods.quantize.mobilequant import MobileQuant
@@ -37,13 +38,13 @@ def bits_of(point: str, act_bits: int) -> int:
 @dataclass(frozen=True)
 class Setting:
     """What turns the float network into a quantized one. `scales` s by the point that is divided by them (rot: the
-    q/k pairs); `clips` by weight; `ranges` by point."""
+    q/k pairs); `clips` by weight; `ranges` by point. `report` is what learning has to say: its losses, before and after."""
 
     name: str
     scales: Mapping[str, Tensor]
     clips: Mapping[str, Clip]
     ranges: Mapping[str, Range]
-    losses: Sequence[float] = field(default_factory=list)
+    report: Report = field(default_factory=Report)
 
     def baked(self, net: Llama) -> dict[str, Tensor]:
         """The float tensors with s taken in; the same function."""
@@ -164,30 +165,32 @@ def _extremes(
 
 
 def learned(net: Llama, windows: Sequence[Tensor], method: MobileQuant, start: Setting) -> Setting:
-    """`start` after the descent on ||h' - h||^2 of the last hidden state before the final norm, all blocks at once."""
+    """`start`, which stays as it is, after the descent on ||h' - h||^2 of the last hidden state before the final norm,
+    all blocks at once; `windows` are batches of token ids, one a step."""
     with torch.no_grad():
         targets = []
         for done, window in enumerate(windows, 1):
             targets.append(net.hidden(net.tensors, window, lambda _, x: x))
             beat(done, len(windows))
+    clips, ranges = deepcopy(start.clips), deepcopy(start.ranges)
     # At 16 bits nothing is lost worth a gradient, unless everything has 16.
     narrow = [p for p in net.points if bits_of(p, method.act_bits) <= max(TABLE, method.act_bits) and p != "norm"]
     factors = {point: torch.ones_like(s, requires_grad=True) for point, s in start.scales.items()}
 
-    def now(name: str = "learned", losses: Sequence[float] = ()) -> Setting:
-        scales = {point: s * factors[point] for point, s in start.scales.items()}
-        return Setting(name, scales, start.clips, start.ranges, losses)
+    def now() -> Setting:
+        return Setting("learned", {point: s * factors[point] for point, s in start.scales.items()}, clips, ranges)
 
     def error(batch: int) -> Tensor:
         setting = now()
         tensors = setting.quantized(net, method)
         return (net.hidden(tensors, windows[batch], setting.at(narrow)) - targets[batch]).square().mean()
 
-    clips = [clip for name, clip in start.clips.items() if name != "head"]
-    ranges = [start.ranges[p] for p in narrow if not p.endswith("probs") and p != "embed"]
     with torch.enable_grad():
-        found = method.descended(list(factors.values()), clips, ranges, error, len(windows))
-    made = now(losses=found.losses)
-    return Setting(
-        made.name, {p: s.detach() for p, s in made.scales.items()}, made.clips, made.ranges, made.losses
-    )
+        found = method.descended(
+            list(factors.values()),
+            [clip for name, clip in clips.items() if name != "head"],
+            [ranges[p] for p in narrow if not p.endswith("probs") and p != "embed"],
+            error, len(windows),
+        )  # fmt: skip
+    scales = {point: s.detach() for point, s in now().scales.items()}
+    return Setting("learned", scales, clips, ranges, found.report)

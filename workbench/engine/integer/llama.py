@@ -58,13 +58,7 @@ class Llama:
 
     def check(self, tokens: Tensor) -> Tensor:
         """Token ids [windows, n] int64. Refused where they do not fit."""
-        if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
-            raise Refused(f"token ids are integers [windows, tokens], not {tokens.dtype} of {list(tokens.shape)}")
-        if tokens.shape[1] > self.context:
-            raise Refused(f"{tokens.shape[1]} tokens are more than the context of {self.context}: take shorter windows")
-        if int(tokens.min()) < 0 or int(tokens.max()) >= len(self.tensors["embed"]):
-            raise Refused(f"token ids go from 0 to {len(self.tensors['embed']) - 1}: tokenize with this model's tokenizer")
-        return tokens.long()
+        return check_tokens(tokens, len(self.tensors["embed"]), self.context)
 
     @classmethod
     def read(cls, model: Model) -> Llama:
@@ -117,6 +111,17 @@ class Llama:
     def repeat(self, x: Tensor) -> Tensor:
         """Heads of k or v as often as queries share them."""
         return x if self.multi_head else x.repeat_interleave(self.heads // self.kv_heads, 1)
+
+
+def check_tokens(tokens: Tensor, vocabulary: int, context: int) -> Tensor:
+    """Token ids [windows, n] int64 below `vocabulary`, n at most `context`; Refused where they are not."""
+    if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
+        raise Refused(f"token ids are integers [windows, tokens], not {tokens.dtype} of {list(tokens.shape)}")
+    if tokens.shape[1] > context:
+        raise Refused(f"{tokens.shape[1]} tokens are more than the context of {context}: take shorter windows")
+    if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
+        raise Refused(f"token ids go from 0 to {vocabulary - 1}: tokenize with this model's tokenizer")
+    return tokens.long()
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

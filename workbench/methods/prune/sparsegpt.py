@@ -1,8 +1,8 @@
 """SparseGPT: column by column, what is removed is answered by the weights that are still to come.
 
 Frantar and Alistarh 2023, algorithm 1. The mask of a block of columns is chosen when the sweep reaches it, from the
-weights as they are compensated by then: the least w^2 / U_ii^2 of the whole block (all rows together), or of each run of
-M inputs. With `bits` the kept weights are rounded in the same pass. Weights change, so the weight error is larger than
+weights as they are compensated by then: the least w^2 / U_ii^2 of the whole block (all rows together), or of each run
+of M inputs. With `bits` the kept weights are rounded in the same pass. Weights change, so the weight error is larger than
 that of other pruners, and the output error smaller.
 """
 
@@ -32,7 +32,11 @@ class SparseGPT(Method):
     updates = True
 
     sparsity: float = Field(
-        0.5, ge=0, le=1, description="share of the weights removed", json_schema_extra={"where": {"n_m": [None]}}
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the weights removed",
+        json_schema_extra={"where": {"n_m": [None]}},
     )
     n_m: tuple[int, int] | None = Field(
         None,

@@ -28,10 +28,13 @@ class AdaDim(Rounding):
     source = "Heo et al. 2024 (ICLR), RTN-ada and GPTQ-ada"
     needs = frozenset({"hessian"})
 
-    granularity: Literal["group"] = Field("group", description="which weights share a scale")
+    granularity: Literal["group"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "group", description="which weights share a scale"
+    )
     base: Literal["rtn", "gptq"] = Field("rtn", description="what rounds once the axis is chosen")
     axis: Literal["auto", "outputs", "inputs"] = Field(
-        "auto", description="groups within an output channel, within an input channel, or the better of the two"
+        "auto",
+        description="groups within an output channel, within an input channel, or the better of the two",
     )
 
     def compress(self, w: Tensor, statistics: Statistics | None = None) -> CompressedWeight:
@@ -41,7 +44,9 @@ class AdaDim(Rounding):
         errors = {axis: known.output_error(w, made.dequantize() - w) or 0.0 for axis, made in tried.items()}
         best = min(errors, key=lambda axis: errors[axis])
         made = tried[best] if self.base == "rtn" else self._method("gptq", best).compress(w, known)
-        facts: dict[str, float | str] = {f"output error, groups within {axis}": e for axis, e in errors.items()}
+        facts: dict[str, float | str] = {
+            f"output error, groups within {axis}": e for axis, e in errors.items()
+        }
         return made.with_report(Report(facts={**facts, "axis": f"within {best}"}))
 
     @property

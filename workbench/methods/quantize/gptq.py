@@ -99,7 +99,9 @@ class GPTQ(Rounding):
                 raise Refused(f"{self.label}: two-level scales have to be static: take static_groups: true")
             fits.append(part)
             for start in range(first, last, self.block_size):
-                sweep.block(start, min(start + self.block_size, last), _shifted(part, blocks, sweep.factor, first))
+                sweep.block(
+                    start, min(start + self.block_size, last), _shifted(part, blocks, sweep.factor, first)
+                )
         scale = torch.cat([fit.scale for fit in fits if isinstance(fit.scale, Tensor)], 1)
         zeros = [fit.zero for fit in fits if fit.zero is not None]
         return Fit(fits[0].grid, blocks, scale, torch.cat(zeros, 1) if zeros else None)
@@ -107,7 +109,8 @@ class GPTQ(Rounding):
     def _target(self, w: Tensor, known: Statistics, factor: Factor) -> Tensor:
         """The weight that on the inputs x of the compressed network comes closest to w on the original inputs x~:
         w E[x~ x^T] H^-1, so that errors of the layers before are answered too."""
-        assert known.cross is not None and known.hessian is not None
+        assert known.cross is not None
+        assert known.hessian is not None
         moved = known.cross - known.hessian  # E[(x~ - x) x^T]
         upper = factor.upper.double()
         inverse = (upper.T @ upper)[factor.inverse][:, factor.inverse]
