@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 ACROSS = 3  # panels side by side
 HIGH = 170  # pixels of a panel
-SERIES = (("min-max", "minmax_low", "minmax_high"), ("SmoothQuant", "start_low", "start_high"), ("learned", "low", "high"))
+SERIES = (
+    ("min-max", "minmax_low", "minmax_high"),
+    ("SmoothQuant", "start_low", "start_high"),
+    ("learned", "low", "high"),
+)
 
 
 def ranges_figure(
@@ -37,14 +41,23 @@ def ranges_figure(
     if not any(len(panel) for panel in panels):
         return note_figure("no range was learned: every one is that of the start", theme=theme)
     down = -(-len(panels) // ACROSS)
-    names = [f"{kind}, {'/'.join(map(str, sorted(set(p['bits']))))} bits" for kind, p in zip(shown, panels, strict=True)]
-    figure = make_subplots(down, ACROSS, subplot_titles=names, vertical_spacing=0.3 / down, horizontal_spacing=0.08)
+    names = [
+        f"{kind}, {'/'.join(map(str, sorted(set(p['bits']))))} bits"
+        for kind, p in zip(shown, panels, strict=True)
+    ]
+    figure = make_subplots(
+        down, ACROSS, subplot_titles=names, vertical_spacing=0.3 / down, horizontal_spacing=0.08
+    )
     for index, panel in enumerate(panels):
         _panel(figure, panel, theme, index)
     change = moved["high"] - moved["low"]
     change = np.abs(change / (moved["start_high"] - moved["start_low"]) - 1)
     said = f"{len(moved)} of {len(table)} ranges were learned; " if len(moved) else ""
-    said += f"their width changed by {change.median():.1%} (median), {change.max():.1%} at most" if len(moved) else ""
+    said += (
+        f"their width changed by {change.median():.1%} (median), {change.max():.1%} at most"
+        if len(moved)
+        else ""
+    )
     styled(figure, theme, title or "Activation ranges", said)
     figure.update_annotations(font_size=11)
     figure.update_layout(
@@ -55,7 +68,7 @@ def ranges_figure(
 
 
 def _panel(figure: go.Figure, panel: pd.DataFrame, theme: str, index: int) -> None:
-    place = {"row": index // ACROSS + 1, "col": index % ACROSS + 1}
+    row, column = index // ACROSS + 1, index % ACROSS + 1
     colors = (BEFORE, CATEGORIES[1], AFTER if theme == "light" else AFTER_DARK)
     for (name, low, high), color in zip(SERIES, colors, strict=True):
         figure.add_bar(
@@ -63,7 +76,7 @@ def _panel(figure: go.Figure, panel: pd.DataFrame, theme: str, index: int) -> No
             name=name, legendgroup=name, showlegend=index == 0, marker={"color": color},
             customdata=panel[["point", low, high]].to_numpy(),
             hovertemplate="%{customdata[0]}<br>%{customdata[1]:.4g} to %{customdata[2]:.4g}<extra>" + name + "</extra>",
-            **place,
+            row=row, col=column,
         )  # fmt: skip
-    figure.update_xaxes(title_text="block", dtick=1, showgrid=False, **place)
-    figure.update_yaxes(title_text="value", nticks=5, **place)
+    figure.update_xaxes(title_text="block", dtick=1, showgrid=False, row=row, col=column)
+    figure.update_yaxes(title_text="value", nticks=5, row=row, col=column)

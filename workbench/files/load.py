@@ -228,7 +228,7 @@ def _frame(folder: Path) -> nn.Module:
             module.tie_weights()
             return module
         finally:
-            nn.Module.register_parameter = register  # type: ignore[method-assign]
+            nn.Module.register_parameter = register
 
 
 def _tokenizer(folder: Path) -> Callable[[], Any]:

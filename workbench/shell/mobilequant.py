@@ -30,9 +30,7 @@ def mobilequant(
         int | None, typer.Option(help="of the optimiser, a window each; default: 200", show_default=False)
     ] = None,
     text: TEXT = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="of each text; default: 4096", show_default=False)
-    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="of the text; default: 4096", show_default=False)] = None,
     calibration: CALIBRATION = None,
     as_json: JSON = False,
 ) -> Report:
@@ -53,10 +51,10 @@ def mobilequant(
 
 
 def _method(bits: int, act_bits: int, steps: int | None) -> MobileQuant:
-    from ..methods.quantize.mobilequant import MobileQuant
+    from ..methods import METHODS
 
     given = {} if steps is None else {"steps": steps}
-    return MobileQuant(bits=bits, act_bits=act_bits, **given)
+    return METHODS["mobilequant"](bits=bits, act_bits=act_bits, **given)
 
 
 def _data(
@@ -64,14 +62,13 @@ def _data(
 ) -> tuple[Tensor, Evaluation]:
     """(windows to learn on, data to judge by); Refused where the model cannot be run."""
     from ..measure import evaluation
-    from ..measure.quality import TOKENS
 
     if calibration is not None:
         check_text(model, calibration, "--calibration")
     data, why_not = evaluation_data(model, text, tokens)
     if data is None:
         raise Refused(f"mobilequant learns by running the model: {why_not}")
-    return evaluation(model, calibration, tokens or TOKENS, part="calibration").inputs, data
+    return evaluation(model, calibration, part="calibration").inputs, data
 
 
 def _document(made: IntegerVariant, quality: pd.DataFrame, compared: Comparison) -> dict[str, Any]:
@@ -87,30 +84,35 @@ def _document(made: IntegerVariant, quality: pd.DataFrame, compared: Comparison)
 
 def _points(made: IntegerVariant, compared: Comparison) -> list[dict[str, Any]]:
     """A row for each point: its ranges, and the codes that differ from the simulation and from fake quantization."""
+    tables = {"": compared.simulation, "step_": compared.step, "fake_": compared.fake}
+    counts = {start: table.set_index("point").to_dict("index") for start, table in tables.items()}
     found = []
-    simulation, fake = compared.simulation.set_index("point"), compared.fake.set_index("point")
     for row in made.ranges().to_dict("records"):
-        counts = {
-            "codes": simulation.at[row["point"], "codes"],
-            "differ": simulation.at[row["point"], "differ"],
-            "fake_share": fake.at[row["point"], "share"],
-            "fake_largest": fake.at[row["point"], "largest"],
-        }
-        found.append({**row, **counts})
+        here = {start: by_point[row["point"]] for start, by_point in counts.items()}
+        differ = {"codes": here[""]["codes"], "differ": here[""]["differ"]}
+        usual = {f"{s}{k}": here[s][k] for s in ("step_", "fake_") for k in ("share", "largest")}
+        found.append({**row, **differ, **usual})
     return found
 
 
 def _tables(made: IntegerVariant, quality: pd.DataFrame, compared: Comparison) -> list[Table]:
     facts = ", ".join(f"{name} {value:.4g}" for name, value in made.facts.items())
     units = [f"{name}: {quality.attrs['columns'][name]}" for name in quality]
-    caption = [*units, f"measured on {quality.attrs['data']}", f"learned in {made.seconds:.0f} s: {facts}", str(compared)]
+    caption = [
+        *units,
+        f"measured on {quality.attrs['data']}",
+        f"learned in {made.seconds:.0f} s: {facts}",
+        str(compared),
+    ]
     title = f"{made.base.name}: {made.label}"
     points = _points(made, compared)
-    columns = ["point", "bits", "start_low", "start_high", "low", "high", "differ", "fake_share", "fake_largest"]
+    columns = ["point", "bits", "start_low", "start_high", "low", "high", "differ"]
+    columns += ["step_share", "step_largest", "fake_share", "fake_largest"]
     said = (
         "start_low to start_high: range with SmoothQuant's scales; low to high: learned\n"
         "differ: codes that are not those of the simulation in float64\n"
-        "fake_share, fake_largest: share of codes that are not those of fake quantization, and by how much at most"
+        "fake_share, fake_largest: share of codes that are not those of fake quantization, and by how much at most\n"
+        "step_share, step_largest: the same where both are given the same codes before each operation"
     )
     return [
         Table(title, quality.to_dict("records"), list(quality), "\n".join(caption)),

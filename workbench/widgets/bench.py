@@ -14,10 +14,11 @@ from typing import Any
 import ipywidgets as ipw
 from torch import nn
 
+from ..engine import Recipe
 from ..errors import Refused
-from ..figures import note_figure, pareto_figure
+from ..figures import note_figure
 from ..figures.convergence import curves_figure
-from ..inspect import CURVES, MAP_MEASURES, Answer, Comparison, ErrorMap, Session, Tile
+from ..inspect import CURVES, MAP_MEASURES, Answer, ErrorMap, Session, Tile
 from ..jobs import Cancelled, Job, Latest
 from ..measure import Evaluation
 from ..methods import Method
@@ -131,7 +132,7 @@ class Bench(ipw.VBox):
         )
         self.frame = ipw.Box([left, middle, right])
         self.frame.add_class("wb-frame")
-        self.results = Results(self._act)
+        self.results = Results(session, self._act)
         for widget, name in (
             (self.curve_choice, "wb-curves"),
             (self.numbers, "wb-numbers"),
@@ -150,14 +151,13 @@ class Bench(ipw.VBox):
         self._colours = Latest(self._compute_map, self._show_map, self._failed, "map")
         self._planner = Latest(self._compute_plan, self._show_plan, self._plan_failed, "plan")
         self._background = Latest(self._compute_base, self._show_base, self._failed, "base")
-        self._beside = Latest(self._compute_beside, self._show_beside, self._failed, "compare")
         self.map.observe(self._picked, "selected")
         self.map_choice.observe(lambda _change: self._colour(), "value")
         self.curve_choice.observe(lambda _change: self._draw_curve(), "value")
         self.selector.observe(self._selector_changed, "value")
         self.apply.on_click(lambda _button: self._apply())
         self.header.observe(self._themed, "dark")
-        self.pin.on_click(lambda _button: self._act("pin"))
+        self.pin.on_click(lambda _button: self.results.pin())
 
     def _selectors(self) -> list[str]:
         roles = dict.fromkeys(layer.role for layer in self.session.model.layers)
@@ -183,7 +183,7 @@ class Bench(ipw.VBox):
         self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{facts}</div>{note}"
         self.speed.look((16, layer.shape[0], layer.shape[1]))
         self._update()
-        self._refresh_beside()
+        self.results.show_beside()
 
     def _set_method(self, method: Method) -> None:
         self.session.method = method
@@ -318,15 +318,12 @@ class Bench(ipw.VBox):
         self.apply.disabled = True
         self.plan.value = f"<span class='wb-error' role='alert'>{escape(str(error))}</span>"
 
-    def _apply(self) -> None:
+    def _apply(self, recipe: Recipe | None = None) -> None:
         try:
-            job = self.session.apply()
+            job = self.session.apply(recipe)
         except Refused as reason:
             self._plan_failed(reason)
             return
-        self._start(job)
-
-    def _start(self, job: Job) -> None:
         self.apply.disabled = True
         self.job.watch(job, self._applied)
 
@@ -336,63 +333,13 @@ class Bench(ipw.VBox):
         if isinstance(job.error, Exception) and job.state == "failed":
             self._failed(job.error)  # not in the plan's line, which is written anew
 
-    # Beside each other, and layer by layer
-
-    def _refresh_beside(self) -> None:
-        if self.results.shown == "compare":
-            self._beside.request(None)
-
-    def _compute_beside(self, _request: Any) -> Comparison | None:
-        return self.session.compare()
-
-    def _show_beside(self, comparison: Comparison | None) -> None:
-        self.results.show_comparison(comparison, len(self.session.pinned))
-
-    def _measure_sensitivity(self) -> None:
-        try:
-            job = self.session.measure_sensitivity()
-        except Refused as reason:
-            self.results.say(str(reason), wrong=True)
-            return
-        self.results.measure.disabled = True
-        self.results.say("")
-        self.results.job.watch(job, self._measured_sensitivity)
-
-    def _measured_sensitivity(self, job: Job) -> None:
-        self.results.measure.disabled = False
-        if isinstance(job.error, Exception) and job.state == "failed":
-            self.results.say(str(job.error), wrong=True)
-        self._show_sensitivity()
-
-    def _show_sensitivity(self) -> None:
-        found = self.session.sensitivity
-        if found is None:
-            text = "Press measure: each layer alone under the method on the bench"
-            self.results.bars.show(note_figure(text, theme=self.theme))
-        else:
-            self.results.bars.show(found.figure(theme=self.theme))
-
-    def _budget(self, bits: float, apply: bool) -> None:
-        """What a budget of bits per weight buys; with `apply` as a variant."""
-        found = self.session.sensitivity
-        if found is None:
-            return
-        try:
-            recipe, chosen = found.assign(bits), found.predicted(found.assigned(bits))
-            self.results.say(
-                f"{chosen['bits_per_weight']:.2f} bits, sum of KL {chosen['kl']:.3g} nats: {recipe.label}"[
-                    :120
-                ]
-            )
-            if apply:
-                self._start(self.session.apply(recipe))
-        except Refused as reason:
-            self.results.say(str(reason), wrong=True)
-
     def _act(self, action: str, value: Any = None) -> None:
         history = self.session.history
-        if action in ("pin", "unpin", "shown", "measure", "look", "assign", "budget"):
-            self._act_below(action, value)
+        if action == "look":
+            self.map.selected = str(value)
+            return
+        if action == "apply":
+            self._apply(value)
             return
         if action == "go":
             history.go(int(value))
@@ -409,25 +356,6 @@ class Bench(ipw.VBox):
             self._set_method(last[0].method)
         self._show_history()
 
-    def _act_below(self, action: str, value: Any) -> None:
-        if action == "pin":
-            self.session.pin()
-            self.results.tabs.value = "compare"
-            self._refresh_beside()
-        elif action == "unpin":
-            self.session.pinned = []
-            self._show_beside(None)
-        elif action == "shown" and value == "sensitivity":
-            self._show_sensitivity()
-        elif action == "shown" and value == "compare" and not self.results.compare.children:
-            self._refresh_beside()
-        elif action == "measure":
-            self._measure_sensitivity()
-        elif action == "look":
-            self.map.selected = value
-        elif action in ("assign", "budget"):
-            self._budget(float(value), apply=action == "assign")
-
     def _show_history(self) -> None:
         history, model = self.session.history, self.session.model
         chips = []
@@ -442,25 +370,10 @@ class Bench(ipw.VBox):
             self.header.chips, self.header.active = chips, history.active
             self.header.numbers = model_numbers(history.variant.measures)
             self.header.can_undo, self.header.can_redo = history.can_undo, history.can_redo
-        self._show_pareto()
+        self.results.show_tried()
         if self.map_choice.value in ("variant", "bits"):
             self._colour()
         self._planner.request(None)
-
-    def _show_pareto(self) -> None:
-        history, points, active = self.session.history, [], None
-        for index, variant in enumerate(history.variants):
-            if "kl" not in variant.measures:
-                continue
-            if index == history.active:
-                active = len(points)
-            m = variant.measures
-            hover = f"{escape(variant.label)}<br>{model_numbers(m)}"
-            points.append(
-                {"index": index, "short": "base" if index == 0 else f"v{index}", "hover": hover,
-                 "bits_per_weight": m["bits_per_weight"], "kl": m["kl"]}
-            )  # fmt: skip
-        self.results.pareto.show(pareto_figure(points, active, theme=self.theme))
 
     def _show_code(self) -> None:
         self.header.code = self.session.code()
@@ -478,8 +391,7 @@ class Bench(ipw.VBox):
     def _themed(self, change: dict) -> None:
         self.theme = "dark" if change["new"] else "light"
         self._draw_curve()
-        self._show_pareto()
-        self._show_sensitivity()
+        self.results.redraw(self.theme)
 
 
 def _column(name: str, *children: ipw.Widget) -> ipw.VBox:

@@ -1,5 +1,5 @@
 """Results: the row under the bench. What has been tried; methods side by side; which layers suffer, and what a
-budget of bits buys. It shows what it is given and calls `act` with what a person does.
+budget of bits buys.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from ..inspect import Comparison
+from ..errors import Refused
+from ..figures import note_figure, pareto_figure
+from ..inspect import Comparison, Session
+from ..jobs import Job, Latest
 from .compare import CompareView
 from .job_view import JobView
+from .numbers import model_numbers
 from .plot import Plot
 
 CAPTIONS = {
@@ -20,26 +24,43 @@ CAPTIONS = {
     "compare": "the selected layer under up to four methods, errors on one colour scale",
     "sensitivity": "KL of the model if one layer alone is compressed; click to look at the layer",
 }
+UNMEASURED = "Press measure: each layer alone under the method on the bench"
+UNPINNED = "Press Compare beside Apply to put the method on the bench here; then choose another one"
 
 
 class Results(ipw.VBox):
-    """`act(action, value)` hears "go" (a variant), "unpin" (no value), "measure", "look" (a layer), "assign" (bits)."""
+    """A view of a Session's variants, comparison and sensitivity.
 
-    def __init__(self, act: Callable[[str, Any], None]):
-        self._act = act
+    `act(action, value)` hears what concerns the rest of the bench: "go" (to a variant's index), "look" (at a layer's
+    name), "apply" (a recipe).
+    """
+
+    def __init__(self, session: Session, act: Callable[[str, Any], None]):
+        self.session, self._act, self.theme = session, act, "light"
+        self._build()
+        super().__init__([self.head, self.pareto])
+        self.add_class("wb-tried")
+        self._beside = Latest(self._compute_beside, self._show_comparison, self._failed, "compare")
+        self.tabs.observe(lambda _change: self._turn(), "value")
+        self.budget.observe(lambda _change: self._spend(), "value")
+        self._arrange()
+
+    def _build(self) -> None:
         self.tabs = ipw.ToggleButtons(options=list(CAPTIONS), value="tried")
         self.tabs.style.button_width = "auto"
         self.tabs.add_class("wb-curves")
         self.caption = ipw.HTML()
         self.caption.add_class("wb-tried-caption")
+        self.unpin = _button("clear", "take all methods out of the comparison", self._unpin)
+        self.head = ipw.HBox([self.tabs, self.caption, self.unpin])
+        self.head.add_class("wb-results-head")
         self.pareto = Plot(height=180)
-        self.pareto.on_pick(lambda data: act("go", data[0]))
+        self.pareto.on_pick(lambda data: self._act("go", data[0]))
         self.compare, self.empty = CompareView(), ipw.HTML()
-        self.unpin = _button("clear", "take all methods out of the comparison", lambda: act("unpin", None))
         self.bars = Plot(height=320)
-        self.bars.on_pick(lambda data: act("look", data[0]))
+        self.bars.on_pick(lambda data: self._act("look", data[0]))
         self.measure = _button(
-            "measure", "each layer alone under the method at 2, 3, 4 and 8 bits", lambda: act("measure", None)
+            "measure", "each layer alone under the method at 2, 3, 4 and 8 bits", self._measure
         )
         self.budget = ipw.FloatSlider(
             value=4.0, min=2.0, max=8.0, step=0.05, description="budget", readout_format=".2f", continuous_update=False,
@@ -47,54 +68,143 @@ class Results(ipw.VBox):
         )  # fmt: skip
         self.assign = _button(
             "assign bits",
-            "the best widths within the budget, as a recipe for Apply",
-            lambda: act("assign", self.budget.value),
+            "the best widths within the budget, as a new variant",
+            lambda: self._spend(apply=True),
         )
         self.job, self.said = JobView(), ipw.HTML()
         tools = ipw.HBox([self.measure, self.budget, self.assign, self.said])
         tools.add_class("wb-tools")
         self.sensitivity = ipw.VBox([tools, self.job, self.bars])
-        self.head = ipw.HBox([self.tabs, self.caption, self.unpin])
-        self.head.add_class("wb-results-head")
-        super().__init__([self.head, self.pareto])
-        self.add_class("wb-tried")
-        self.tabs.observe(lambda _change: self.arrange(), "value")
-        self.budget.observe(lambda _change: act("budget", self.budget.value), "value")
-        self.arrange()
 
     @property
     def shown(self) -> str:
         return str(self.tabs.value)
 
-    def arrange(self) -> None:
+    def redraw(self, theme: str) -> None:
+        """All pictures in another theme."""
+        self.theme = theme
+        self.show_tried()
+        self._show_sensitivity()
+
+    def _arrange(self) -> None:
         """Put the chosen part under the tabs."""
         shown = self.shown
         self.caption.value = escape(CAPTIONS[shown])
         self.unpin.layout.display = None if shown == "compare" and self.compare.children else "none"
         parts = {
-            "tried": [self.pareto],
-            "compare": [self.compare] if self.compare.children else [self.empty],
-            "sensitivity": [self.sensitivity],
+            "tried": self.pareto,
+            "compare": self.compare if self.compare.children else self.empty,
+            "sensitivity": self.sensitivity,
         }
-        self.children = [self.head, *parts[shown]]
-        self._act("shown", shown)
+        self.children = [self.head, parts[shown]]
 
-    def show_comparison(self, comparison: Comparison | None, pinned: int) -> None:
-        if comparison is None:
-            self.compare.children = []
-            self.empty.value = (
-                f"{pinned} of at least 2 methods: choose another one and press Compare again"
-                if pinned
-                else "Press Compare beside Apply to put the method on the bench here; then choose another one"
-            )
-        else:
+    def _turn(self) -> None:
+        self._arrange()
+        if self.shown == "sensitivity":
+            self._show_sensitivity()
+        elif self.shown == "compare" and not self.compare.children:
+            self.show_beside()
+
+    # What has been tried
+
+    def show_tried(self) -> None:
+        """The Pareto plot of the session's variants."""
+        history, points, active = self.session.history, [], None
+        for index, variant in enumerate(history.variants):
+            if "kl" not in variant.measures:
+                continue
+            if index == history.active:
+                active = len(points)
+            m = variant.measures
+            hover = f"{escape(variant.label)}<br>{model_numbers(m)}"
+            points.append(
+                {"index": index, "short": "base" if index == 0 else f"v{index}", "hover": hover,
+                 "bits_per_weight": m["bits_per_weight"], "kl": m["kl"]}
+            )  # fmt: skip
+        self.pareto.show(pareto_figure(points, active, theme=self.theme))
+
+    # Methods side by side
+
+    def pin(self) -> None:
+        """Put the method on the bench beside the others, and look at them."""
+        self.session.pin()
+        self.tabs.value = "compare"
+        self.show_beside()
+
+    def _unpin(self) -> None:
+        self.session.pinned = []
+        self._show_comparison(None)
+
+    def show_beside(self) -> None:
+        """Compare anew, where one looks at it."""
+        if self.shown == "compare":
+            self._beside.request(None)
+
+    def _compute_beside(self, _request: Any) -> Comparison | None:
+        return self.session.compare()
+
+    def _show_comparison(self, comparison: Comparison | None) -> None:
+        pinned = len(self.session.pinned)
+        if comparison is not None:
             self.compare.show(comparison)
-        self.arrange()
+        else:
+            self.compare.children = []
+            more = f"{pinned} of at least 2 methods: choose another one and press Compare again"
+            self.empty.value = more if pinned else UNPINNED
+        self._arrange()
 
-    def say(self, text: str, wrong: bool = False) -> None:
+    def _failed(self, error: Exception) -> None:
+        self.compare.children = []
+        self.empty.value = _line(str(error), wrong=True)
+        self._arrange()
+
+    # Which layers suffer
+
+    def _measure(self) -> None:
+        try:
+            job = self.session.measure_sensitivity()
+        except Refused as reason:
+            self._say(str(reason), wrong=True)
+            return
+        self.measure.disabled = True
+        self._say("")
+        self.job.watch(job, self._measured)
+
+    def _measured(self, job: Job) -> None:
+        self.measure.disabled = False
+        if isinstance(job.error, Exception) and job.state == "failed":
+            self._say(str(job.error), wrong=True)
+        self._show_sensitivity()
+
+    def _show_sensitivity(self) -> None:
+        found = self.session.sensitivity
+        self.bars.show(
+            note_figure(UNMEASURED, theme=self.theme) if found is None else found.figure(theme=self.theme)
+        )
+
+    def _spend(self, apply: bool = False) -> None:
+        """Say what the budget of bits per weight buys; with `apply` make it a variant."""
+        found, bits = self.session.sensitivity, float(self.budget.value)
+        if found is None:
+            return
+        try:
+            recipe, chosen = found.assign(bits), found.predicted(found.assigned(bits))
+        except Refused as reason:
+            self._say(str(reason), wrong=True)
+            return
+        label = recipe.label if len(recipe.label) <= 60 else recipe.label[:59] + "…"
+        self._say(f"{chosen['bits_per_weight']:.2f} bits, sum of KL {chosen['kl']:.3g} nats: {label}")
+        if apply:
+            self._act("apply", recipe)
+
+    def _say(self, text: str, wrong: bool = False) -> None:
         """One line beside the sensitivity's buttons."""
-        kind = " class='wb-error' role='alert'" if wrong else ""
-        self.said.value = f"<span{kind}>{escape(text)}</span>"
+        self.said.value = _line(text, wrong)
+
+
+def _line(text: str, wrong: bool) -> str:
+    kind = " class='wb-error' role='alert'" if wrong else ""
+    return f"<span{kind}>{escape(text)}</span>"
 
 
 def _button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:

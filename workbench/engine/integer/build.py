@@ -74,6 +74,7 @@ class _Builder:
     def block(self, i: int) -> Block:
         inside = {name: f"{i}.{name}" for name in INSIDE}
         before = f"{i - 1}.out" if i else "embed"
+        size = self.net.head_dim
 
         def linear(name: str, reads: str) -> Linear:
             return self.linear(inside[name], inside[reads], inside[name])
@@ -82,7 +83,7 @@ class _Builder:
             self.norm(inside["norm1"], before),
             linear("q", "norm1"), linear("k", "norm1"), linear("v", "norm1"),
             self.rotary(inside["q"], inside["q_rot"]), self.rotary(inside["k"], inside["k_rot"]),
-            self.product(inside["q_rot"], inside["k_rot"], inside["scores"], self.net.head_dim, self.net.head_dim**-0.5),
+            self.product(inside["q_rot"], inside["k_rot"], inside["scores"], size, size**-0.5),
             self.softmax(inside["scores"], inside["probs"]),
             self.mixture(inside["probs"], inside["v"], inside["attn"]),
             linear("o", "attn"), self.sum(before, inside["o"], inside["mid"]),
@@ -126,7 +127,9 @@ class _Builder:
         # t is for the greatest sum of squares there can be; it is capped where the reciprocal's bits run out.
         room = EXACT - (n * reach(x) ** 2 + epsilon).bit_length()
         if room < 0:
-            raise Refused(f"{name}: the range of {reads} is too narrow for an integer norm: calibrate on more text")
+            raise Refused(
+                f"{name}: the range of {reads} is too narrow for an integer norm: calibrate on more text"
+            )
         t = min(room // 2, RECIPROCAL - UNIT - 1)
         ratio = math.sqrt(n) * found.scale / (outputs.scale * 2**UNIT)
         dyadic = Dyadic.of(_one(ratio), (2**UNIT + 2) * int(steps.abs().max()), name)
@@ -183,7 +186,9 @@ def point_of(found: Range, name: str) -> Point:
     """A range as a point: its codes moved by 2^(b-1), to two's complement."""
     scale = found.scale.item()
     if not (math.isfinite(scale) and scale > 0):
-        raise Refused(f"{name}: its range has the scale {scale:.3g}, which is none: lower lr_range or lr_scale")
+        raise Refused(
+            f"{name}: its range has the scale {scale:.3g}, which is none: lower lr_range or lr_scale"
+        )
     return Point(scale, int(found.zero.item()) - 2 ** (found.bits - 1), found.bits)
 
 
@@ -202,7 +207,9 @@ def _widest(codes: Tensor, zero: Tensor, x: Point) -> int:
     return int((codes.long() - zero[:, None]).abs().sum(1).max()) * reach(x)
 
 
-def _linear(codes: Tensor, zero: Tensor, x: Point, outputs: Point | None, dyadic: Dyadic, bits: int) -> Linear:
+def _linear(
+    codes: Tensor, zero: Tensor, x: Point, outputs: Point | None, dyadic: Dyadic, bits: int
+) -> Linear:
     # Every partial sum of the kernel, with the zero points still in it, is below this.
     inside = codes.shape[1] << (bits + x.bits)
     wide = _wide(inside)

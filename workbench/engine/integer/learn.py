@@ -38,7 +38,7 @@ def bits_of(point: str, act_bits: int) -> int:
 @dataclass(frozen=True)
 class Setting:
     """What turns the float network into a quantized one. `scales` s by the point that is divided by them (rot: the
-    q/k pairs); `clips` by weight; `ranges` by point. `report` is what learning has to say: its losses, before and after."""
+    q/k pairs); `clips` by weight; `ranges` by point. `report`: the losses of the learning, before and after."""
 
     name: str
     scales: Mapping[str, Tensor]
@@ -61,7 +61,9 @@ class Setting:
         return made
 
     @torch.no_grad()
-    def logits(self, net: Llama, method: MobileQuant, tokens: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    def logits(
+        self, net: Llama, method: MobileQuant, tokens: Tensor, tensors: Mapping[str, Tensor]
+    ) -> Tensor:
         """Fake quantization, float32: logits [windows, n, vocabulary]; `tensors` are `quantized(...)`."""
         at = self.at(net.points)
         return net.logits(tensors, net.hidden(tensors, tokens, at), at)
@@ -112,7 +114,9 @@ def calibrated(
     """Clips at their start, and the ranges that the float network needs on `windows` under these scales."""
     tensors = baked(net, scales)
     lows, highs = _extremes(net, tensors, windows)
-    ranges = {p: Range.of(lows[p].min().item(), highs[p].max().item(), bits_of(p, method.act_bits)) for p in lows}
+    ranges = {
+        p: Range.of(lows[p].min().item(), highs[p].max().item(), bits_of(p, method.act_bits)) for p in lows
+    }
     # Any token may come, not only those of the calibration text; and a probability is at most 1.
     ranges["embed"] = gain_range(tensors["embed"])
     ranges |= {p: Range.of(0.0, 1.0, WIDE) for p in ranges if p.endswith("probs")}
@@ -125,7 +129,9 @@ def _clips(net: Llama, method: MobileQuant) -> dict[str, Clip]:
         kind = name.rpartition(".")[2]
         if kind in LINEAR or kind == "head":
             shared = "channel" if kind in ("down", "head") else method.granularity
-            found[name] = Clip(NO_CLIP if kind == "head" else method.clip, Blocks.of((w.shape[0], w.shape[1]), shared))
+            found[name] = Clip(
+                NO_CLIP if kind == "head" else method.clip, Blocks.of((w.shape[0], w.shape[1]), shared)
+            )
     return found
 
 
@@ -174,11 +180,15 @@ def learned(net: Llama, windows: Sequence[Tensor], method: MobileQuant, start: S
             beat(done, len(windows))
     clips, ranges = deepcopy(start.clips), deepcopy(start.ranges)
     # At 16 bits nothing is lost worth a gradient, unless everything has 16.
-    narrow = [p for p in net.points if bits_of(p, method.act_bits) <= max(TABLE, method.act_bits) and p != "norm"]
+    narrow = [
+        p for p in net.points if bits_of(p, method.act_bits) <= max(TABLE, method.act_bits) and p != "norm"
+    ]
     factors = {point: torch.ones_like(s, requires_grad=True) for point, s in start.scales.items()}
 
     def now() -> Setting:
-        return Setting("learned", {point: s * factors[point] for point, s in start.scales.items()}, clips, ranges)
+        return Setting(
+            "learned", {point: s * factors[point] for point, s in start.scales.items()}, clips, ranges
+        )
 
     def error(batch: int) -> Tensor:
         setting = now()

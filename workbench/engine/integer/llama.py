@@ -64,7 +64,9 @@ class Llama:
     def read(cls, model: Model) -> Llama:
         """The network of a model, float32 copies. Refused where it is none of this family, or not as it came."""
         if model.overlays or model.vectors:
-            raise Refused(f"{model.name} has changed weights: integers are learned from the float model, take model.base")
+            raise Refused(
+                f"{model.name} has changed weights: integers are learned from the float model, take model.base"
+            )
         module, config = _module(model)
         with torch.no_grad():
             positions = torch.arange(int(config.max_position_embeddings))[None]
@@ -118,7 +120,9 @@ def check_tokens(tokens: Tensor, vocabulary: int, context: int) -> Tensor:
     if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
         raise Refused(f"token ids are integers [windows, tokens], not {tokens.dtype} of {list(tokens.shape)}")
     if tokens.shape[1] > context:
-        raise Refused(f"{tokens.shape[1]} tokens are more than the context of {context}: take shorter windows")
+        raise Refused(
+            f"{tokens.shape[1]} tokens are more than the context of {context}: take shorter windows"
+        )
     if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
         raise Refused(f"token ids go from 0 to {vocabulary - 1}: tokenize with this model's tokenizer")
     return tokens.long()
@@ -139,7 +143,9 @@ def _module(model: Model) -> tuple[Any, Any]:
     runner = model.runner
     way_out = "load a Llama such as wb.load('tiny-llama')"
     if runner.task != "language":
-        raise Refused(f"{model.name} is no language model: the integer pass is written for the Llama family; {way_out}")
+        raise Refused(
+            f"{model.name} is no language model: the integer pass is written for the Llama family; {way_out}"
+        )
     if too_large(model):
         raise Refused(
             f"{model.name} does not fit into memory as a whole, and gradients go through all of it: take "
@@ -149,11 +155,15 @@ def _module(model: Model) -> tuple[Any, Any]:
     config: Any = getattr(module, "config", None)
     kind = getattr(config, "model_type", type(module).__name__)
     if kind != "llama":
-        raise Refused(f"{model.name} is a {kind}: the integer pass is written for the Llama family; {way_out}")
+        raise Refused(
+            f"{model.name} is a {kind}: the integer pass is written for the Llama family; {way_out}"
+        )
     biased = [n for n, p in module.named_parameters() if n.endswith(".bias")]
     if biased or config.hidden_act != "silu":
         what = f"biases ({biased[0]})" if biased else f"the activation {config.hidden_act}"
-        raise Refused(f"{model.name} has {what}: the integer pass knows Llama without biases and with SiLU; {way_out}")
+        raise Refused(
+            f"{model.name} has {what}: the integer pass knows Llama without biases and with SiLU; {way_out}"
+        )
     return module, config
 
 
@@ -164,7 +174,10 @@ def _tensors(module: Any) -> dict[str, Tensor]:
         "head": module.lm_head.weight,
     }
     for i, block in enumerate(module.model.layers):
-        found[f"{i}.norm1"], found[f"{i}.norm2"] = block.input_layernorm.weight, block.post_attention_layernorm.weight
+        found[f"{i}.norm1"], found[f"{i}.norm2"] = (
+            block.input_layernorm.weight,
+            block.post_attention_layernorm.weight,
+        )
         for name in LINEAR:
             owner = block.self_attn if name in "qkvo" else block.mlp
             found[f"{i}.{name}"] = getattr(owner, f"{name}_proj").weight

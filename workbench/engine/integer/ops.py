@@ -107,7 +107,11 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """Codes x [..., in] to codes [..., out]."""
         x = x.to(self.wide)
-        acc = x @ self.codes.to(self.wide).T - x.sum(-1, keepdim=True, dtype=self.wide) * self.zero + self.constant
+        acc = (
+            x @ self.codes.to(self.wide).T
+            - x.sum(-1, keepdim=True, dtype=self.wide) * self.zero
+            + self.constant
+        )
         made = self.dyadic(acc)
         return made.int() if self.outputs is None else self.outputs.clamped(made)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import Refused
 from ...jobs import Job, heard
 from ...measure import Evaluation, Quality, evaluation
+from ...methods import METHODS
 from ...methods.quantize.mobilequant import MobileQuant
 from ...model import Model
 from .build import built
@@ -91,7 +92,13 @@ class IntegerVariant:
             block, _, kind = point.rpartition(".")
             ends = [self.settings[name].ranges[point].ends for name in (*STARTS, "learned")]
             bits = self.network.points[point].bits
-            row = [point, int(block) if block else None, kind, bits, *(end for pair in ends for end in pair)]
+            row = [
+                point,
+                int(block) if block else None,
+                kind,
+                bits,
+                *(end + 0.0 for pair in ends for end in pair),
+            ]  # no -0.0
             rows.append(dict(zip(RANGE_COLUMNS, row, strict=True)))
         frame = pd.DataFrame(rows, columns=list(RANGE_COLUMNS)).astype({"block": "Int64"})
         frame.attrs["columns"] = RANGE_COLUMNS
@@ -110,7 +117,7 @@ class IntegerVariant:
                     job.step(done, total, f"measuring {name}")
 
             rows.append({"network": name, **quality.judge(run, step)})
-        frame = pd.DataFrame(rows)[list(QUALITY_COLUMNS)]
+        frame = pd.DataFrame(rows, columns=list(QUALITY_COLUMNS))
         frame.attrs["columns"], frame.attrs["data"] = QUALITY_COLUMNS, quality.data.what
         return frame
 
@@ -129,7 +136,9 @@ class IntegerVariant:
         if tokens is None:
             tokens = evaluation(self.base).inputs[:COMPARED]
         with heard(_listener(job, "comparing")):
-            return compare(self.network, self.net, self.settings["learned"], self.method, self.net.check(tokens))
+            return compare(
+                self.network, self.net, self.settings["learned"], self.method, self.net.check(tokens)
+            )
 
 
 def mobilequant(
@@ -146,9 +155,11 @@ def mobilequant(
     Deterministic. Raises Refused before the work where the model is no Llama, is changed, or the tokens do not fit.
     Tan et al. 2024, "MobileQuant", section 3.
     """
-    method = MobileQuant() if method is None else method
+    method = METHODS["mobilequant"]() if method is None else method
     if not isinstance(method, MobileQuant):
-        raise Refused(f"{method!r} is not learned end to end: give MobileQuant(bits=4), or apply it with a Recipe")
+        raise Refused(
+            f"{method!r} is not learned end to end: give MobileQuant(bits=4), or apply it with a Recipe"
+        )
     net = Llama.read(model)
     windows = _windows(model, net, calibration)
     if job is not None:

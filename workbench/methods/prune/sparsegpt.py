@@ -2,8 +2,8 @@
 
 Frantar and Alistarh 2023, algorithm 1. The mask of a block of columns is chosen when the sweep reaches it, from the
 weights as they are compensated by then: the least w^2 / U_ii^2 of the whole block (all rows together), or of each run
-of M inputs. With `bits` the kept weights are rounded in the same pass. Weights change, so the weight error is larger than
-that of other pruners, and the output error smaller.
+of M inputs. With `bits` the kept weights are rounded in the same pass. Weights change, so the weight error is larger
+than that of other pruners, and the output error smaller.
 """
 
 from __future__ import annotations

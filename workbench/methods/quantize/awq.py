@@ -56,7 +56,9 @@ class AWQ(Rounding, Transform):
         json_schema_extra={"stops": [0.0, 0.001, 0.01, 0.02, 0.05, 0.1]},
     )  # fmt: skip
     protect_by: Literal["activation", "weight", "random"] = Field(
-        "activation", description="what makes an input salient", json_schema_extra={"more": True}
+        "activation",
+        description="what makes an input salient; the weight counts as it is scaled: grid_points 1 leaves it as it is",
+        json_schema_extra={"more": True},
     )
 
     def scales(self, weights: Sequence[Tensor], statistics: Statistics) -> Tensor:
@@ -121,7 +123,8 @@ class AWQ(Rounding, Transform):
         return largest * best, Report(facts={"mean clip": float(best.mean())})
 
     def _with_protected(self, made: CompressedWeight, w: Tensor, known: Statistics) -> CompressedWeight:
-        """With the columns of the most salient inputs of w in float. (w s and x / s^r rank as w and x do.)"""
+        """With the columns of the most salient inputs of w in float. x / s = x / x^r ranks as x does; w s does not rank as
+        w, so that where scales are searched "weight" means the scaled one."""
         count = round(self.protect * w.shape[1]) or (1 if self.protect else 0)
         if not count:
             return made
