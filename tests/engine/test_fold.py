@@ -18,8 +18,14 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def batches(tiny):
-    return wb.evaluation(tiny, tokens=1024, part="calibration").inputs_only()
+def small(llama_folder):
+    """Two blocks with grouped queries and loud channels, so that every transform has something to do."""
+    return wb.engine.with_outliers(wb.load(llama_folder), 3)
+
+
+@pytest.fixture(scope="module")
+def batches(small, text_file):
+    return wb.evaluation(small, text_file, tokens=1024).inputs_only()
 
 
 def answers(subject: wb.Variant | wb.Model, batch: torch.Tensor) -> torch.Tensor:
@@ -49,13 +55,14 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_a_folded_network_answers_as_before_it_was_folded(tiny, batches, chain):
-    variant = apply(tiny, Recipe(chain), calibration=batches)
+def test_a_folded_network_answers_as_before_it_was_folded(small, batches, chain):
+    variant = apply(small, Recipe(chain), calibration=batches)
     folded = fold(variant)
     assert scaled(variant) >= {"q_proj", "up_proj", "down_proj"}
     assert scaled(folded) <= {"o_proj"}  # query heads that share a value head have scales of their own
-    # A quantized input may fall to the other side of a midpoint: x / s and s x differ in the last bit.
-    most = 1e-2 if "inputs too" in CHAINS and chain is CHAINS["inputs too"] else 2e-5
+    # The divided scales of v and up are half-precision numbers again. A quantized input may, in consequence, fall to the
+    # other side of a midpoint.
+    most = 1e-2 if any(isinstance(method, wb.Activations) for method in chain) else 5e-4
     assert off(answers(folded, batches[0]), answers(variant, batches[0])) < most
     assert any(note.startswith("input scales folded") for note in folded.notes)
     for name in scaled(folded):
@@ -63,7 +70,8 @@ def test_a_folded_network_answers_as_before_it_was_folded(tiny, batches, chain):
     assert all(made.codes.shape == variant.weights[n].codes.shape for n, made in folded.weights.items())
 
 
-def test_scales_alone_leave_the_float_network_as_it_was(tiny, batches):
+def test_scales_alone_leave_the_float_network_as_it_was(tiny):
+    batches = wb.evaluation(tiny, tokens=512, part="calibration").inputs_only()
     variant = apply(tiny, Recipe([wb.SmoothQuant()]), calibration=batches)
     expected = answers(tiny, batches[0])
     assert off(answers(variant, batches[0]), expected) < 1e-4
@@ -78,11 +86,11 @@ def test_scales_alone_leave_the_float_network_as_it_was(tiny, batches):
     assert torch.equal(folded.base.source.read(norm), tiny.source.read(norm)), "the base is never changed"
 
 
-def test_bits_per_weight_fall_by_the_scales_that_are_gone(tiny, batches):
-    variant = apply(tiny, Recipe([wb.AWQ(bits=4, grid_points=5)]), calibration=batches)
+def test_bits_per_weight_fall_by_the_scales_that_are_gone(small, batches):
+    variant = apply(small, Recipe([wb.AWQ(bits=4, grid_points=5)]), calibration=batches)
     name = "model.layers.1.mlp.gate_proj"
     before, after = variant.weights[name].storage_bits(), fold(variant).weights[name].storage_bits()
-    assert before["inputs"] == 256 * 16
+    assert before["inputs"] == 64 * 16
     assert after == {**before, "inputs": 0}
 
 
@@ -110,18 +118,18 @@ def test_a_vision_transformer_folds_into_norms_with_a_bias_and_not_through_gelu(
     assert off(answers(folded, images[0]), answers(model, images[0])) < 1e-4
 
 
-def test_a_step_for_some_of_the_readers_stays(tiny, batches):
+def test_a_step_for_some_of_the_readers_stays(small, batches):
     """k and v read the same norm: dividing it for q alone would change them."""
-    variant = apply(tiny, Recipe([wb.Step(wb.SmoothQuant(), "role:q")]), calibration=batches)
+    variant = apply(small, Recipe([wb.Step(wb.SmoothQuant(), "role:q")]), calibration=batches)
     folded = fold(variant)
     assert scaled(folded) == {"q_proj"}
     assert any("not all layers that read the same input have one" in note for note in folded.notes)
     assert folded.vectors == {}
 
 
-def test_different_scales_of_two_readers_stay(tiny, batches):
+def test_different_scales_of_two_readers_stay(small, batches):
     steps = [wb.Step(wb.SmoothQuant(alpha=0.3), "role:gate"), wb.Step(wb.SmoothQuant(alpha=0.7), "role:up")]
-    folded = fold(apply(tiny, Recipe(steps), calibration=batches))
+    folded = fold(apply(small, Recipe(steps), calibration=batches))
     assert scaled(folded) == {"gate_proj", "up_proj"}
     assert any("different scales" in note for note in folded.notes)
 
@@ -133,23 +141,23 @@ def test_different_scales_of_two_readers_stay(tiny, batches):
         (wb.RTN(bits=8, granularity="tensor"), "rows of the layer before share a scale"),
     ],
 )
-def test_a_source_whose_scales_cannot_be_divided_says_so(tiny, batches, rounding, reason):
+def test_a_source_whose_scales_cannot_be_divided_says_so(small, batches, rounding, reason):
     steps = [wb.Step(rounding, "role:up"), wb.Step(wb.SmoothQuant(), "role:down")]
-    variant = apply(tiny, Recipe(steps), calibration=batches)
+    variant = apply(small, Recipe(steps), calibration=batches)
     folded = fold(variant)
     assert scaled(folded) == {"down_proj"}
     assert any(reason in note for note in folded.notes)
     assert torch.equal(answers(folded, batches[0]), answers(variant, batches[0]))
 
 
-def test_a_source_that_the_recipe_left_alone_is_divided_too(tiny, batches):
-    variant = apply(tiny, Recipe([wb.Step(wb.SmoothQuant(), "role:down")]), calibration=batches)
+def test_a_source_that_the_recipe_left_alone_is_divided_too(small, batches):
+    variant = apply(small, Recipe([wb.Step(wb.SmoothQuant(), "role:down")]), calibration=batches)
     folded = fold(variant)
     assert scaled(folded) == set()
     up = "model.layers.0.mlp.up_proj"
     s = variant.weights["model.layers.0.mlp.down_proj"].input_scale.float()
-    torch.testing.assert_close(folded.weights[up].dequantize(), tiny.weight(up) / s[:, None])
-    assert off(answers(folded, batches[0]), answers(tiny, batches[0])) < 1e-4
+    torch.testing.assert_close(folded.weights[up].dequantize(), small.weight(up) / s[:, None])
+    assert off(answers(folded, batches[0]), answers(small, batches[0])) < 1e-4
 
 
 def test_the_bias_and_the_shift_of_a_source_are_divided_with_its_rows():
@@ -160,7 +168,7 @@ def test_the_bias_and_the_shift_of_a_source_are_divided_with_its_rows():
     model = wb.load(module, name="pair", task="classification")
     x = torch.randn(64, 12, generator=g) + 1
     steps = [
-        wb.Step(wb.RTN(bits=3, group_size=4), "0"), wb.Step(wb.BiasCorrection(), "0"), wb.Step(wb.SmoothQuant(), "2")
+        wb.Step(wb.RTN(bits=3, group_size=4, scale_dtype="float32"), "0"), wb.Step(wb.BiasCorrection(), "0"), wb.Step(wb.SmoothQuant(), "2")
     ]  # fmt: skip
     variant = apply(model, Recipe(steps), calibration=[x])
     assert variant.weights["0"].shift is not None
@@ -172,15 +180,40 @@ def test_the_bias_and_the_shift_of_a_source_are_divided_with_its_rows():
     torch.testing.assert_close(answers(folded, x), answers(variant, x), rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_to_fold_is_no_change(tiny):
-    variant = apply(tiny, Recipe([wb.RTN(bits=4)]))
+def test_nothing_to_fold_is_no_change(small):
+    variant = apply(small, Recipe([wb.RTN(bits=4)]))
     folded = fold(variant)
     assert folded.weights == variant.weights
     assert folded.vectors == {}
     assert folded.notes == ()
 
 
-def test_a_network_that_cannot_be_run_is_refused(tmp_path, batches):
+def test_an_activation_may_be_a_module_or_a_function():
+    """A ReLU that is a module makes the tensor that the next layer reads: what counts is what lies before it."""
+
+    class Functional(nn.Sequential):
+        def forward(self, x):
+            return self[1](torch.relu(self[0](x)))
+
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    for module in (nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), Functional(nn.Linear(6, 9), nn.Linear(9, 2))):
+        (pair,) = pairs(wb.load(module, task="classification"), x)
+        assert (pair.source.name, pair.count, pair.vectors) == ("0", 9, ("0.bias",))
+    tanh = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2))
+    found = pairs(wb.load(tanh, task="classification"), x)
+    assert list(found) == []
+    assert "does not commute" in found.left_out["2"]
+
+
+def test_inputs_that_nothing_tells_of_are_asked_for():
+    model = wb.load(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), name="mine", task="classification")
+    with pytest.raises(Refused, match="what inputs mine takes: give a batch"):
+        apply(model, Recipe([wb.Equalize()]))
+    assert apply(model, Recipe([wb.Equalize()]), calibration=iter([torch.ones(2, 6)])).weights
+
+
+def test_a_network_that_cannot_be_run_is_refused():
     module = nn.Sequential(nn.Linear(4, 4))
     model = wb.load(module)
     with pytest.raises(Refused, match="task="):

@@ -113,10 +113,10 @@ def test_the_divided_input_is_quantized_and_multiplied_back():
     assert (wb.Activations(bits=4).compress(W).running().inputs(x) != x).any()
 
 
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-resnet"])
-def test_a_network_runs_with_quantized_inputs_and_fewer_bits_hurt_more(name):
-    model = wb.load(name)
-    data = wb.evaluation(model, tokens=512).first(16)
+@pytest.mark.parametrize("name", ["llama", "tiny-resnet"])
+def test_a_network_runs_with_quantized_inputs_and_fewer_bits_hurt_more(name, llama_folder, text_file):
+    model = wb.load(llama_folder if name == "llama" else name)
+    data = wb.evaluation(model, text_file, tokens=512).first(16)
     quality = wb.Quality(model, data)
     kl = []
     for bits in (8, 6, 4):

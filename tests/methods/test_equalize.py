@@ -101,15 +101,15 @@ def test_grids_of_a_whole_tensor_gain(bits, gain):
     assert errors[0] / errors[1] > gain
 
 
-@pytest.mark.parametrize("name", ["tiny-resnet", "tiny-llama"])
-def test_a_whole_network_answers_as_before(name):
+@pytest.mark.parametrize("name", ["tiny-resnet", "llama"])
+def test_a_whole_network_answers_as_before(name, llama_folder, text_file):
     """Batch norms between convolutions are merged; SwiGLU shares between up and down, attention between v and o."""
-    model = wb.load(name)
-    data = wb.evaluation(model, tokens=512).first(8)
+    model = wb.load(llama_folder if name == "llama" else name)
+    data = wb.evaluation(model, text_file, tokens=512).first(8)
     variant = apply(model, Recipe([wb.Equalize()]), calibration=[data.inputs])
     assert any("ranges of joined layers were shared" in note for note in variant.notes)
     changed = [n for n, made in variant.weights.items() if not torch.equal(made.dequantize(), model.weight(n))]
-    assert len(changed) >= 6
+    assert len(changed) >= 6, changed
     before, after = model.runner.logits(data.inputs), outputs(variant.model, data.inputs)
     assert ((after - before).norm() / before.norm()).item() < 1e-4
 

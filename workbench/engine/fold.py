@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..grid import CompressedWeight, FloatGrid, uncompressed
+from ..grid.grids import FLOATS
 from ..methods.transform.equalize import Equalize, factor
 from ..model import Model
 from .pairing import pairs
@@ -109,7 +110,7 @@ def _source(
         return replace(
             made, grid=plain.grid, codes=plain.codes, blocks=plain.blocks, patch=patch, shift=shift
         )
-    if not isinstance(made.scale, Tensor) or not made.scale.is_floating_point():
+    if not isinstance(made.scale, Tensor) or made.scale.dtype not in FLOATS.values():
         return "the scales of the layer before are coarse themselves and cannot be divided"
     if made.blocks.rows > 1:
         return "rows of the layer before share a scale, which cannot be divided row by row"

@@ -24,12 +24,14 @@ AT_ONCE = 64_000_000  # weights that are scaled for one test run
 
 
 def probe(model: Model) -> Tensor:
-    """A small batch to run a model on where nobody gave one."""
+    """A small batch to run a model on where nobody gave one. Refused where nothing tells what it takes."""
     if model.runner.task == "language":
         embedding = next((layer for layer in model.layers if layer.role == "embed"), None)
         return (torch.arange(32) % (embedding.shape[0] if embedding else 32))[None]
     from ..measure import evaluation
 
+    if model.runner.prepare is None:  # not one of the embedded networks, which know how their images come
+        raise Refused(f"nothing tells what inputs {model.name} takes: give a batch of them (calibration)")
     return evaluation(model, part="calibration").inputs[:2]
 
 
@@ -92,7 +94,7 @@ class _Run:
         self.names = {layer.name: name for name, layer in self.layers.items()}
 
     def is_norm(self, name: str) -> bool:
-        return name not in self.layers and self.gain(name).ndim == 1
+        return name in self.modules and name not in self.layers and self.gain(name).ndim == 1
 
     def gain(self, name: str) -> Tensor:
         """What a norm multiplies by [channels]; an empty matrix where there is no such thing."""
@@ -135,7 +137,7 @@ def _before(model: Model, run: _Run, group: tuple[Layer, ...]) -> Iterator[Pair]
     """What may make the input of a group, most likely first."""
     first = run.names[group[0].name]
     maker = run.made_by.get(id(run.read[first]), "")
-    if maker:
+    if run.is_norm(maker) or maker in run.layers:  # else an activation that is a module, or none that is known
         yield from _from(model, run, group, maker)
         return
     by_role = {"down": ("up",), "o": ("v", "qkv")}.get(group[0].role, ())

@@ -89,8 +89,9 @@ def apply(
     require(planned.peak_bytes, recipe.label, "choose fewer layers with a selector, or close other programs")
     work = {entry.layer.name: entry.methods for entry in planned.work}
     done = _reusable(planned, resume)
-    batches = [] if len(done) == len(work) else _calibration(planned, calibration)
-    model = equalized(model, planned, batches[0][:1] if batches else None)
+    given = None if calibration is None else list(calibration)
+    batches = [] if len(done) == len(work) else _calibration(planned, given)
+    model = equalized(model, planned, given[0][:1] if given else None)
     kept = None if keep is None else Kept(keep, _run_of(model, recipe, batches, prefix), list(work))
     done |= dict(kept.finished()) if kept is not None else {}
     if sum(model.layer(name).parameters for name in work if name not in done) <= CHECKED_FIRST:

@@ -22,9 +22,8 @@ from .chunks import pool
 from .rules import Family, Rule, Scale
 
 REFITS = 3
-TILE = (
-    2**15
-)  # weights at once: torch shares the work on more of them among threads, which here are busy already
+# Weights at once: torch shares the work on more of them among threads, which here are busy already.
+TILE = 2**15
 POWER = 2.4  # GPTQ's norm
 
 

@@ -54,22 +54,9 @@ def search(w: Tensor, blocks: Blocks, rule: Rule, h: Tensor | None) -> Made:
 
     def work(start: int, stop: int) -> None:
         search_rows(
-            array,
-            weights,
-            base,
-            start,
-            stop,
-            blocks.columns,
-            ratios,
-            refits,
-            how,
-            levels,
-            ranks,
-            sign,
-            scales,
-            zeros,
-            target,
-        )
+            array, weights, base, start, stop, blocks.columns, ratios, refits, how, levels, ranks, sign,
+            scales, zeros, target,
+        )  # fmt: skip
 
     over_rows(work, len(array))
     return codes, torch.from_numpy(scales), torch.from_numpy(zeros) if affine else None

@@ -59,7 +59,7 @@ class Comparison:
         total, bad = _sum(self.simulation, "codes"), self.simulation["differ"].to_numpy()
         said = f"all {total:,} codes and logits are those of the simulation in float64"
         if bad.any():
-            first = self.simulation["point"].to_list()[int(bad.argmax())]
+            first = self.simulation["point"].to_list()[int((bad > 0).argmax())]
             said = f"{bad.sum():,} of {total:,} codes differ from the simulation, first at {first}"
         step, fake = (table.loc[table["bits"] <= NARROW] for table in (self.step, self.fake))
         shares = [f"{_sum(table, 'differ') / _sum(table, 'codes'):.2%}" for table in (step, fake)]
