@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .errors import Refused
+from .shell.design import design
 from .shell.mobilequant import mobilequant
 from .shell.options import CALIBRATION, JSON, KEEP, LAYERS, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
 from .shell.report import Report, Table, cell, progress, run_job, verb
@@ -304,6 +305,7 @@ def sensitivity(
     )
 
 
+app.command()(verb(design))
 app.command()(verb(mobilequant))
 
 

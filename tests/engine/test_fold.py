@@ -62,7 +62,7 @@ def test_a_folded_network_answers_as_before_it_was_folded(small, batches, chain)
     assert scaled(folded) <= {"o_proj"}  # query heads that share a value head have scales of their own
     # The divided scales of v and up are half-precision numbers again. A quantized input may, in consequence, fall to the
     # other side of a midpoint.
-    most = 1e-2 if any(isinstance(method, wb.Activations) for method in chain) else 5e-4
+    most = 3e-2 if any(isinstance(method, wb.Activations) for method in chain) else 5e-4
     assert off(answers(folded, batches[0]), answers(variant, batches[0])) < most
     assert any(note.startswith("input scales folded") for note in folded.notes)
     for name in scaled(folded):
@@ -197,7 +197,10 @@ def test_an_activation_may_be_a_module_or_a_function():
 
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    for module in (nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), Functional(nn.Linear(6, 9), nn.Linear(9, 2))):
+    for module in (
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)),
+        Functional(nn.Linear(6, 9), nn.Linear(9, 2)),
+    ):
         (pair,) = pairs(wb.load(module, task="classification"), x)
         assert (pair.source.name, pair.count, pair.vectors) == ("0", 9, ("0.bias",))
     tanh = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2))
@@ -207,7 +210,9 @@ def test_an_activation_may_be_a_module_or_a_function():
 
 
 def test_inputs_that_nothing_tells_of_are_asked_for():
-    model = wb.load(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), name="mine", task="classification")
+    model = wb.load(
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), name="mine", task="classification"
+    )
     with pytest.raises(Refused, match="what inputs mine takes: give a batch"):
         apply(model, Recipe([wb.Equalize()]))
     assert apply(model, Recipe([wb.Equalize()]), calibration=iter([torch.ones(2, 6)])).weights

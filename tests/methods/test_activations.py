@@ -83,13 +83,17 @@ def test_floats_have_the_grid_of_the_weights():
 @given(st.integers(0, 10**6), st.integers(2, 8), st.booleans(), st.sampled_from(["token", "tensor"]))
 def test_no_value_of_calibration_moves_by_more_than_half_a_step(seed, bits, symmetric, granularity):
     x = torch.randn(6, 12, generator=torch.Generator().manual_seed(seed)) * 3
-    made = wb.Activations(bits=bits, symmetric=symmetric, granularity=granularity).compress(torch.ones(2, 12), known(x))
+    made = wb.Activations(bits=bits, symmetric=symmetric, granularity=granularity).compress(
+        torch.ones(2, 12), known(x)
+    )
     _, scale, _ = made.inputs.parts(x)
     # A zero point is rounded too, which moves the grid by up to half a step at its ends.
     most = 0.5 if symmetric else 1.0
     found = made.running().inputs(x)
     assert ((found - x).abs() <= most * scale + 1e-5).all()
-    if granularity == "tensor":  # the range of a token is its own, and that of what was quantized already a little less
+    if (
+        granularity == "tensor"
+    ):  # the range of a token is its own, and that of what was quantized already a little less
         torch.testing.assert_close(made.running().inputs(found), found)
 
 

@@ -51,7 +51,9 @@ def test_the_golden_search():
     assert report.facts["best r"] == 0.5
     torch.testing.assert_close(s, torch.tensor([2.213364, 0.494923, 0.553341, 0.451801]), rtol=5e-4, atol=0)
     expected = [[0.488366, -0.436807, 0.390692, -0.956997], [0.357143, 0.958315, -0.571429, 0]]
-    torch.testing.assert_close(GOLDEN.compress(W, known).dequantize(), torch.tensor(expected), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        GOLDEN.compress(W, known).dequantize(), torch.tensor(expected), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_golden_search_with_the_weights_own_size():
@@ -174,7 +176,9 @@ def test_the_measures_inside_are_those_of_a_direct_product():
     d, h = w * 0.1, x.T @ x / 512
     assert energy(d, h) == pytest.approx(float((x @ d.T).square().sum() / 512), rel=1e-4)
     blocks = Blocks.of((128, 256), "group", 64)
-    parts = torch.stack([(x[:, i : i + 64] @ d[:, i : i + 64].T).square().mean(0) for i in range(0, 256, 64)], 1)
+    parts = torch.stack(
+        [(x[:, i : i + 64] @ d[:, i : i + 64].T).square().mean(0) for i in range(0, 256, 64)], 1
+    )
     torch.testing.assert_close(block_errors(d, h, blocks), parts, rtol=1e-3, atol=1e-6)
 
 

@@ -13,7 +13,9 @@ from workbench.methods import Statistics
 
 
 def known(x: torch.Tensor) -> Statistics:
-    return Statistics(len(x), mean=x.mean(0), sample=x, low=x.amin(0), high=x.amax(0), max_abs=x.abs().amax(0))
+    return Statistics(
+        len(x), mean=x.mean(0), sample=x, low=x.amin(0), high=x.amax(0), max_abs=x.abs().amax(0)
+    )
 
 
 def error(w, made, x) -> torch.Tensor:

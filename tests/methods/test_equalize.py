@@ -19,7 +19,9 @@ W2 = torch.tensor([[0.1, 1, -0.3], [-0.2, 2, 0.4]])
 
 
 def network(activation: nn.Module, w1=W1, b1=B1, w2=W2) -> wb.Model:
-    module = nn.Sequential(nn.Linear(*reversed(w1.shape)), activation, nn.Linear(*reversed(w2.shape), bias=False))
+    module = nn.Sequential(
+        nn.Linear(*reversed(w1.shape)), activation, nn.Linear(*reversed(w2.shape), bias=False)
+    )
     with torch.no_grad():
         module[0].weight.copy_(w1)
         module[0].bias.copy_(b1)
@@ -28,7 +30,11 @@ def network(activation: nn.Module, w1=W1, b1=B1, w2=W2) -> wb.Model:
 
 
 def shared(model: wb.Model, method: wb.Method, inputs: torch.Tensor | None = None) -> wb.Model:
-    inputs = torch.randn(64, model.layers[0].shape[1], generator=torch.Generator().manual_seed(0)) if inputs is None else inputs
+    inputs = (
+        torch.randn(64, model.layers[0].shape[1], generator=torch.Generator().manual_seed(0))
+        if inputs is None
+        else inputs
+    )
     return equalized(model, plan(model, Recipe([method])), inputs)
 
 
@@ -50,7 +56,9 @@ def test_channels_without_range_stay():
     assert c.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Identity(), nn.LeakyReLU(0.1)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.Identity(), nn.LeakyReLU(0.1)], ids=lambda a: type(a).__name__
+)
 def test_both_layers_end_with_the_ranges_of_the_card_and_the_function_stays(activation):
     model = network(activation)
     inputs = torch.randn(64, 2, generator=torch.Generator().manual_seed(1)) * 5
@@ -108,7 +116,9 @@ def test_a_whole_network_answers_as_before(name, llama_folder, text_file):
     data = wb.evaluation(model, text_file, tokens=512).first(8)
     variant = apply(model, Recipe([wb.Equalize()]), calibration=[data.inputs])
     assert any("ranges of joined layers were shared" in note for note in variant.notes)
-    changed = [n for n, made in variant.weights.items() if not torch.equal(made.dequantize(), model.weight(n))]
+    changed = [
+        n for n, made in variant.weights.items() if not torch.equal(made.dequantize(), model.weight(n))
+    ]
     assert len(changed) >= 6, changed
     before, after = model.runner.logits(data.inputs), outputs(variant.model, data.inputs)
     assert ((after - before).norm() / before.norm()).item() < 1e-4

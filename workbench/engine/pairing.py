@@ -137,7 +137,9 @@ def _before(model: Model, run: _Run, group: tuple[Layer, ...]) -> Iterator[Pair]
     """What may make the input of a group, most likely first."""
     first = run.names[group[0].name]
     maker = run.made_by.get(id(run.read[first]), "")
-    if run.is_norm(maker) or maker in run.layers:  # else an activation that is a module, or none that is known
+    if (
+        run.is_norm(maker) or maker in run.layers
+    ):  # else an activation that is a module, or none that is known
         yield from _from(model, run, group, maker)
         return
     by_role = {"down": ("up",), "o": ("v", "qkv")}.get(group[0].role, ())

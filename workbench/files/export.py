@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..errors import Refused, near
@@ -52,11 +53,13 @@ def export(
     format: str = "safetensors",
     step: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> dict[str, Any]:
-    """Write a variant, or a model with overlays, to the new folder; {"folder", "format", "bytes"} of it.
+    """Write a variant, or a model with overlays, to the new folder; {"folder", "format", "bytes", "notes"} of it.
 
+    `notes` are sentences on what a float checkpoint cannot hold of it, and on where scales went; the card has them too.
     `recipe` is what the card says was done; a variant knows its own. `step(done, total, tensor)` is called before
     each tensor and may raise to stop. Refused, and nothing left behind: a folder that is not empty, an unknown
-    format, too little space, a checkpoint that is packed already.
+    format, too little space, a checkpoint that is packed already, a correction without a bias to go into, a value that
+    the stored dtype cannot hold.
     """
     model = subject if isinstance(subject, Model) else subject.model
     if recipe is None and not isinstance(subject, Model):
@@ -70,13 +73,20 @@ def export(
         if recipe is not None:
             recipe.save(part / "recipe.yaml")
         label = (lambda name: "") if isinstance(subject, Model) else subject.method_label
-        (part / "README.md").write_text(_card(model, recipe, label), "utf-8")
+        notes = [*_left_behind(model), *(() if isinstance(subject, Model) else subject.notes)]
+        (part / "README.md").write_text(_card(model, recipe, label, notes), "utf-8")
         size = sum(file.stat().st_size for file in part.iterdir())
-    return {"folder": str(folder), "format": format, "bytes": size}
+    return {"folder": str(folder), "format": format, "bytes": size, "notes": notes}
 
 
-def check_export(model: Model, folder: str | os.PathLike[str], format: str = "safetensors") -> None:
-    """Refused, before any work, for what `export` would refuse at its end."""
+def check_export(
+    model: Model,
+    folder: str | os.PathLike[str],
+    format: str = "safetensors",
+    shifted: Iterable[str] = (),
+) -> None:
+    """Refused, before any work, for what `export` would refuse at its end. `shifted` are the layers whose output a
+    recipe is going to correct."""
     if format not in FORMATS:
         raise Refused(f"no export format is called {format!r}{near(format, FORMATS)}")
     if "quantization_config" in model.config:
@@ -84,9 +94,8 @@ def check_export(model: Model, folder: str | os.PathLike[str], format: str = "sa
             f"{model.name} is packed already (quantization_config in config.json): export the float model that "
             "it was made from"
         )
-    bare = [
-        name for name, made in model.overlays.items() if made.shift is not None and not _bias(model, name)
-    ]
+    corrected = {*shifted, *(name for name, made in model.overlays.items() if made.shift is not None)}
+    bare = [layer.name for layer in model.layers if layer.name in corrected and not _bias(model, layer.name)]
     if bare:
         more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
         raise Refused(
@@ -126,9 +135,21 @@ class _Changed(Source):
             if vector is None and shift is None:
                 return stored
             value = stored.float() if vector is None else vector.float()
-            return (value if shift is None else value + shift).to(stored.dtype)
+            return _as(value if shift is None else value + shift, stored.dtype, name)
         # A tied weight is one tensor in the checkpoint, so the other names follow by themselves.
-        return layer.to_tensor(self._model.weight(layer.name)).to(layer.dtype)
+        return _as(layer.to_tensor(self._model.weight(layer.name)), layer.dtype, name)
+
+
+def _as(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """In the dtype of the original. Refused where that cannot hold it: scales that were folded can grow a norm."""
+    stored = value.to(dtype)
+    if not torch.isfinite(stored.float()).all():
+        largest, what = float(value.abs().max()), str(dtype).removeprefix("torch.")
+        raise Refused(
+            f"{name} has values up to {largest:.3g}, which {what}, the checkpoint's dtype, cannot hold: export the "
+            "variant before its scales are folded, or take a transform with a smaller alpha"
+        )
+    return stored
 
 
 def _companions(model: Model) -> Iterator[Path]:
@@ -160,17 +181,26 @@ def _forecast(model: Model) -> int:
 
 
 def _left_behind(model: Model) -> list[str]:
-    """What of the compressed model a float checkpoint cannot hold, for its card."""
-    quantizers = [made.inputs for made in model.overlays.values() if made.inputs is not None]
-    if not quantizers:
-        return []
-    return [
-        f"The inputs of {len(quantizers)} layers were quantized too ({quantizers[0].label}). Input quantizers are not",
-        "part of a float checkpoint: this one runs with float inputs, and answers better than what was measured.",
-    ]
+    """What of the compressed model a float checkpoint cannot hold, a sentence for each kind."""
+    notes, made = [], list(model.overlays.values())
+    quantizers = [each.inputs for each in made if each.inputs is not None]
+    if quantizers:
+        kinds = ", ".join(dict.fromkeys(quantizer.label for quantizer in quantizers))
+        notes.append(
+            f"The inputs of {len(quantizers)} layers were quantized too ({kinds}). Input quantizers are not part of a "
+            "float checkpoint: this one runs with float inputs, and answers better than what was measured."
+        )
+    scaled = sum(each.input_scale is not None for each in made)
+    if scaled:
+        notes.append(
+            f"{scaled} layers divide their input by a scale (AWQ, SmoothQuant). It is divided out of the stored weights, "
+            "so nothing is left to do at run time and the answers are the same, but their values are not on the grid of "
+            "the codes. workbench.engine.fold moves such scales into the norm or layer before, where that is possible."
+        )
+    return notes
 
 
-def _card(model: Model, recipe: Recipe | None, label: Callable[[str], str]) -> str:
+def _card(model: Model, recipe: Recipe | None, label: Callable[[str], str], notes: Sequence[str]) -> str:
     """README.md of the export: what was done to which layer, and what it would take packed."""
     changed = model.overlays
     lines = [f"# {model.name}: {recipe.label if recipe else 'exported'}", ""]
@@ -183,9 +213,10 @@ def _card(model: Model, recipe: Recipe | None, label: Callable[[str], str]) -> s
         "Their weights are stored in the dtypes of the original at the values that their codes stand for, so this",
         "checkpoint loads wherever the original does, is as large, and answers as the compressed model would,",
         "up to the rounding of the stored dtype.",
-        *_left_behind(model),
         f"Packed, the changed layers would take {bits / count:.3f} bits per weight, with scales, zeros and masks.",
         "",
+        *(f"- {note}" for note in notes),
+        *([""] if notes else []),
     ]
     if recipe is not None:
         lines += ["The recipe (recipe.yaml):", "", "```yaml", recipe.to_yaml().rstrip(), "```", ""]

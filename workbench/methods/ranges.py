@@ -78,12 +78,13 @@ class Clip:
         low = torch.sigmoid(self.lower) * self.blocks.reduce(w, "amin").clamp(max=0)
         scale = (high - low) / (2**bits - 1)
         scale = torch.where(scale <= torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
-        scale = scale if keep is None else keep.rounded(scale)
+        if keep is not None:
+            scale = scale + (keep.rounded(scale) - scale).detach()
         return scale, through(-low / scale).clamp(0, 2**bits - 1)
 
-    def quantized(self, w: Tensor, bits: int) -> Tensor:
+    def quantized(self, w: Tensor, bits: int, keep: Keep | None = None) -> Tensor:
         """w on its grid, differentiable in w, u and l."""
-        scale, zero = (self.blocks.expand(each) for each in self.grid(w, bits))
+        scale, zero = (self.blocks.expand(each) for each in self.grid(w, bits, keep))
         return fake_quantize(w, scale, zero, bits)
 
 

@@ -186,9 +186,9 @@ class Group:
         return self.initial * self.factor
 
     def running(self, w: Tensor, clip: Clip, bits: int) -> Running:
-        """w' = Q(w s) / s for inputs Q(x / s) s."""
-        s = self.s
-        return Running(clip.quantized(w * s, bits) / s, lambda x: self.range(x / s) * s)
+        """w' = Q(w s) / s for inputs Q(x / s) s, all scales as they will be stored: what is learned is what remains."""
+        s = self.s + (storable(self.s) - self.s).detach()
+        return Running(clip.quantized(w * s, bits, Keep()) / s, lambda x: self.range(x / s) * s)
 
 
 def _extremes(known: Statistics) -> tuple[float, float]:
