@@ -60,8 +60,8 @@ def test_a_folded_network_answers_as_before_it_was_folded(small, batches, chain)
     folded = fold(variant)
     assert scaled(variant) >= {"q_proj", "up_proj", "down_proj"}
     assert scaled(folded) <= {"o_proj"}  # query heads that share a value head have scales of their own
-    # The divided scales of v and up are half-precision numbers again. A quantized input may, in consequence, fall to the
-    # other side of a midpoint.
+    # The divided scales of v and up are half-precision numbers again. A quantized input may, in consequence, fall to
+    # the other side of a midpoint.
     most = 3e-2 if any(isinstance(method, wb.Activations) for method in chain) else 5e-4
     assert off(answers(folded, batches[0]), answers(variant, batches[0])) < most
     assert any(note.startswith("input scales folded") for note in folded.notes)
@@ -167,9 +167,8 @@ def test_the_bias_and_the_shift_of_a_source_are_divided_with_its_rows():
         parameter.data = torch.randn(parameter.shape, generator=g)
     model = wb.load(module, name="pair", task="classification")
     x = torch.randn(64, 12, generator=g) + 1
-    steps = [
-        wb.Step(wb.RTN(bits=3, group_size=4, scale_dtype="float32"), "0"), wb.Step(wb.BiasCorrection(), "0"), wb.Step(wb.SmoothQuant(), "2")
-    ]  # fmt: skip
+    rounding = wb.Step(wb.RTN(bits=3, group_size=4, scale_dtype="float32"), "0")
+    steps = [rounding, wb.Step(wb.BiasCorrection(), "0"), wb.Step(wb.SmoothQuant(), "2")]
     variant = apply(model, Recipe(steps), calibration=[x])
     assert variant.weights["0"].shift is not None
     folded = fold(variant, x)

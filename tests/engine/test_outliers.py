@@ -1,4 +1,4 @@
-"""Outliers on purpose: the same answers to the bit, loud channels where they were asked for, and nothing else changed."""
+"""Outliers on purpose: the same answers to the bit, loud channels where they were asked for, nothing else changed."""
 
 from __future__ import annotations
 

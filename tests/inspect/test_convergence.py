@@ -1,4 +1,4 @@
-"""Convergence: every curve of the report by step, its facts and warnings in words, and a sentence where there is none."""
+"""Convergence: every curve of the report by step, its facts and warnings in words; a sentence where there is none."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_table_has_every_curve_step_by_step(w):
         (wb.AdaRound(bits=3, group_size=-1, steps=40), "loss", 40),
         (wb.FlexRound(bits=3, group_size=-1, steps=30), "loss", 30),
         (wb.AWQ(bits=3, group_size=-1, grid_points=7), "loss", 7),
-        (wb.GPTQ(bits=3, group_size=-1), "output error^2", 70),
+        (wb.GPTQ(bits=3, group_size=-1, block_size=10), "output error^2", 7),
     ],
     ids=lambda m: m.label if isinstance(m, wb.Method) else str(m),
 )

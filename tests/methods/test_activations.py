@@ -1,4 +1,4 @@
-"""Quantized inputs against a computation by hand: per token, per tensor, floats, percentiles, and images of a network."""
+"""Quantized inputs against a computation by hand: per token, per tensor, floats, percentiles, whole networks."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_bias_in_the_range_of_its_row():
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.Tanh(), nn.ReLU6()], ids=lambda a: type(a).__name__)
 def test_what_does_not_commute_is_refused(activation):
     model = network(activation)
-    with pytest.raises(Refused, match="no two of the selected layers.*can share"):
+    with pytest.raises(Refused, match=r"no two of the selected layers.*can share"):
         shared(model, wb.Equalize(), torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 5)
 
 

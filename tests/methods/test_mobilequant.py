@@ -54,9 +54,17 @@ def mlp(rows: int = 1024) -> tuple[Span, torch.Tensor, torch.Tensor]:
     return span, held_out, run(held_out, {})
 
 
+def minmax(w: torch.Tensor, statistics: Statistics, method: MobileQuant):
+    """Round to nearest, and the static range of the calibration; no transform."""
+    found = Range.of(float(statistics.low.min()), float(statistics.high.max()), method.act_bits)
+    return replace(method.baseline.compress(w), inputs=found.quantizer)
+
+
 def lost(span: Span, x: torch.Tensor, y: torch.Tensor, made) -> float:
     """||y' - y||^2 / ||y||^2 of the span on these inputs."""
-    return float((span.run(x, {n: w.running() for n, w in made.items()}) - y).square().sum() / y.square().sum())
+    return float(
+        (span.run(x, {n: w.running() for n, w in made.items()}) - y).square().sum() / y.square().sum()
+    )
 
 
 # Golden numbers of the card: s = .1, o = 3, b = 4.
@@ -126,23 +134,30 @@ def test_one_layer_without_statistics_is_refused():
 # A block
 
 
-@pytest.mark.parametrize(("bits", "smooth", "after"), [(8, 0.6, 0.85), (4, 0.5, 0.85)])
-def test_the_card_s_small_claim(bits, smooth, after):
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_card_s_small_claim(bits):
     # Squared output error, held out: min-max 4.87e-3, SmoothQuant 1.15e-3, learned 8.2e-4 at 8 bits; 3.41e-2, 9.47e-3
-    # and 7.6e-3 at 4 (400 full-batch steps).
+    # and 7.6e-3 at 4. Here, where the inputs are others: 1.74e-3, 5.0e-4, 4.6e-4; 1.5e-2, 7.0e-3, 6.1e-3.
     span, x, y = mlp()
-    plain = MobileQuant(bits=bits, smooth_alpha=0.0, steps=0)
-    ones = {n: plain._rounded(w, torch.ones(w.shape[1]), Clip(8.0, Blocks.of((w.shape[0], w.shape[1]), "channel")),
-            Range.of(float(span.statistics[n].low.min()), float(span.statistics[n].high.max()), 8))
-            for n, w in span.weights.items()}  # fmt: skip
-    start = MobileQuant(bits=bits, steps=0).rebuild(span)
-    made = MobileQuant(bits=bits, steps=150, lr_scale=3e-3).rebuild(span)
-    errors = [lost(span, x, y, each) for each in (ones, start, made)]
-    assert errors[1] < smooth * errors[0]
-    assert errors[2] < after * errors[1]
+    method = MobileQuant(bits=bits, steps=400)
+    plain = {n: minmax(w, span.statistics[n], method) for n, w in span.weights.items()}
+    start, made = method.with_(steps=0).rebuild(span), method.rebuild(span)
+    errors = [lost(span, x, y, each) for each in (plain, start, made)]
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[2] < 0.95 * errors[1]
     facts = made[UP].report.facts
-    assert facts["loss after"] < facts["loss before"]
-    assert len(made[UP].report.curves["loss"]) == 150
+    assert facts["loss after"] < 0.9 * facts["loss before"]
+    assert len(made[UP].report.curves["loss"]) == 400
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_was_learned_is_what_remains(bits):
+    # Scales are learned as they are stored: at 4 bits those of half precision would move codes afterwards.
+    span, _, _ = mlp()
+    made = MobileQuant(bits=bits, steps=150, lr_scale=3e-3).rebuild(span)
+    x, y = torch.cat(list(span.inputs)), torch.cat(list(span.targets))
+    left = lost(span, x, y, made) * float(y.square().mean())
+    assert left == pytest.approx(made[DOWN].report.facts["loss after"], rel=0.01)
 
 
 def test_layers_that_read_one_input_share_its_scales_and_range():

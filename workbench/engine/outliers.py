@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..errors import Refused
 from ..model import Model, Runner
 from ..model.model import module_layers
+from ..model.runner import Task
 from .pairing import pairs
 from .pairs import Floats, Pair
 
@@ -79,5 +81,7 @@ def _rebuilt(model: Model, floats: Floats) -> Model:
         module.get_parameter(runner.parameter_name(name)).data = v.clone()
     source, layers = module_layers(module)
     config = model.config | {key: "float32" for key in ("dtype", "torch_dtype") if key in model.config}
-    again = Runner(lambda: module, runner.task, runner.context, lambda: runner.tokenizer, runner.prepare)
+    again = Runner(
+        lambda: module, cast(Task, runner.task), runner.context, lambda: runner.tokenizer, runner.prepare
+    )
     return Model(f"{model.name} with outliers", source, layers, config, None, again)

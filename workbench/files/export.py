@@ -193,9 +193,9 @@ def _left_behind(model: Model) -> list[str]:
     scaled = sum(each.input_scale is not None for each in made)
     if scaled:
         notes.append(
-            f"{scaled} layers divide their input by a scale (AWQ, SmoothQuant). It is divided out of the stored weights, "
-            "so nothing is left to do at run time and the answers are the same, but their values are not on the grid of "
-            "the codes. workbench.engine.fold moves such scales into the norm or layer before, where that is possible."
+            f"{scaled} layers divide their input by a scale (AWQ, SmoothQuant). It is divided out of the stored "
+            "weights: nothing is left to do at run time and the answers are the same, but their values are not on the "
+            "grid of the codes. workbench.engine.fold moves such scales into the norm or layer before, where it can."
         )
     return notes
 

@@ -123,8 +123,8 @@ class AWQ(Rounding, Transform):
         return largest * best, Report(facts={"mean clip": float(best.mean())})
 
     def _with_protected(self, made: CompressedWeight, w: Tensor, known: Statistics) -> CompressedWeight:
-        """With the columns of the most salient inputs of w in float. x / s = x / x^r ranks as x does; w s does not rank as
-        w, so that where scales are searched "weight" means the scaled one."""
+        """With the columns of the most salient inputs of w in float. x / s = x / x^r ranks as x does; w s does not
+        rank as w, so that where scales are searched "weight" means the scaled one."""
         count = round(self.protect * w.shape[1]) or (1 if self.protect else 0)
         if not count:
             return made
