@@ -192,15 +192,15 @@ def test_rebuilding_can_be_stopped():
 def test_a_block_of_tiny_llama_beats_its_start():
     model = wb.load("tiny-llama")
     quality = Quality(model, evaluation(model, tokens=1024))
-    batches = list(evaluation(model, tokens=1024, part="calibration").inputs.split(1))
+    batches = list(evaluation(model, tokens=512, part="calibration").inputs.split(1))
 
     def variant(steps: int):
-        method = MobileQuant(bits=4, steps=steps, lr_scale=3e-3)
+        method = MobileQuant(bits=4, steps=steps, lr_scale=1e-2)
         return wb.apply(model, wb.Recipe([wb.Step(method, "*.layers.1.*")]), calibration=batches)
 
-    start, made = variant(0), variant(60)
+    start, made = variant(0), variant(40)
     assert len(made.weights) == 7
     facts = next(iter(made.weights.values())).report.facts
     assert facts["loss after"] < 0.9 * facts["loss before"]
     kl = [quality.measure(each.weights)["kl"] for each in (start, made)]
-    assert kl[1] < 0.95 * kl[0]  # on text that it has not seen
+    assert kl[1] < 0.92 * kl[0]  # on text that it has not seen

@@ -62,7 +62,9 @@ def _chosen(pair: Pair, channels: int | Sequence[int], seed: int) -> list[int]:
     if isinstance(channels, int):
         if not 1 <= channels <= pair.count:
             raise Refused(f"{channels} loud channels are not possible: {pair.label} has {pair.count}")
-        return torch.randperm(pair.count, generator=torch.Generator().manual_seed(seed))[:channels].tolist()
+        # By rand: randperm of the same seed is what AWQ protects "at random".
+        drawn = torch.rand(pair.count, generator=torch.Generator().manual_seed(seed))
+        return drawn.topk(channels).indices.tolist()
     bad = [c for c in channels if not 0 <= c < pair.count]
     if bad or not channels:
         what = f"channel {bad[0]}" if bad else "an empty list of channels"

@@ -6,6 +6,7 @@ from .curves import CURVES, Histogram, Profile, Spectrum
 from .design_space import DesignSpace
 from .error_map import ErrorMap, Tile, Window
 from .formats import Formats, NumberLines, distributions, number_lines
+from .moves import Moves
 from .outliers import Channels, Outliers, outliers
 from .sensitivity import Sensitivity
 from .session import MAP_MEASURES, Answer, Session
@@ -22,6 +23,7 @@ __all__ = [
     "ErrorMap",
     "Formats",
     "Histogram",
+    "Moves",
     "NumberLines",
     "Outliers",
     "Profile",

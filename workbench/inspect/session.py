@@ -6,11 +6,10 @@ person does at the bench is a call here, and `code()` writes the Python of what 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,10 +22,12 @@ from ..errors import Refused
 from ..grid import CompressedWeight
 from ..jobs import Cancelled, Job, Listener, heard
 from ..measure import Evaluation, OutputError, Quality, error_cells, evaluation
-from ..methods import METHODS, Method, Statistics, parameters_of, parse_method
+from ..methods import METHODS, Method, Statistics, parameters_of
 from ..model import Layer, Model
+from . import session_file
 from .comparison import MOST, Comparison
 from .error_map import ErrorMap
+from .outliers import Channels
 from .sensitivity import Sensitivity
 from .tables import measured
 
@@ -222,6 +223,17 @@ class Session:
         statistics = None if self.why_not else self.statistics(layer, needs)
         return Comparison(self.error_map.w, methods, statistics, layer.name)
 
+    def channels(self) -> Channels:
+        """How loud the input channels of the selected layer are, before and after the input scale of the method on
+        the bench, where it has made one (of this layer alone). Refused where the model cannot be run."""
+        if self.why_not:
+            raise Refused(f"how loud inputs are is measured by running the model: {self.why_not}")
+        shown = self.error_map
+        known = self.statistics(self.layer, frozenset({"max_abs"})).max_abs
+        if known is None:
+            raise Refused(f"nothing enters {self._layer} over the calibration data")
+        return Channels.of(shown.w, known, shown.compressed.input_scale, self._layer)
+
     def measure_sensitivity(self) -> Job:
         """Each layer alone under the method on the bench, at 2, 3, 4 and 8 bits where it has bits; in a job."""
         if self.why_not:
@@ -320,7 +332,7 @@ class Session:
             raise Refused("an apply is running: cancel it first, or wait for its end")
         recipe = self.recipe if recipe is None else recipe
         active, parent = self.history.variant, self.history.active
-        batches = self._calibration(recipe)
+        batches = self.calibration(recipe)
 
         def work(job: Job) -> Variant:
             made = apply(self.model, recipe, calibration=batches, job=job, resume=active)
@@ -342,7 +354,7 @@ class Session:
         self.job = Job(work, "apply")
         return self.job.start()
 
-    def _calibration(self, recipe: Recipe) -> list[Tensor] | None:
+    def calibration(self, recipe: Recipe) -> list[Tensor] | None:
         """Calibration inputs where a recipe needs them."""
         planned = plan(self.model, recipe)
         if not planned.needs and not planned.by_block:
@@ -359,98 +371,17 @@ class Session:
 
     def code(self) -> str:
         """The Python of what is on the screen: load, the layer under the method, the active variant, its measures."""
-        target = _address(self.model)
-        load = f"wb.load({target!r})" if target else f"wb.load(network)  # {self.model.name}, in memory"
-        lines = [
-            "import workbench as wb",
-            "",
-            f"model = {load}",
-            "",
-            "# the layer on the bench",
-            f"method = wb.{self.method!r}",
-            f"errors = wb.inspect.layer(model, {self._layer!r}, method)",
-            "print(errors.to_string(index=False))",
-        ]
-        variant = self.history.variant
-        if variant.recipe.steps:
-            steps = ", ".join(_qualified(step) for step in variant.recipe)
-            calibration = ""
-            if any(s.method.needed or s.method.works_on == "block" for s in variant.recipe):
-                lines += ["", 'calibration = wb.evaluation(model, part="calibration").inputs_only()']
-                calibration = ", calibration=calibration"
-            whole = "" if not variant.partial else f" (cancelled here after {len(variant.methods)} layers)"
-            lines += [
-                "",
-                f"# the active variant{whole}",
-                f"variant = wb.apply(model, wb.Recipe([{steps}]){calibration})",
-            ]
-            if variant.measures:
-                data = (
-                    f"wb.evaluation(model, {self.data.code})"
-                    if self.data.code
-                    else "data  # the data given to the bench"
-                )
-                lines += [
-                    f"data = {data}" if self.data.code else f"# {data}",
-                    "measures = wb.inspect.model(variant, data)",
-                    "print(measures.to_string(index=False))",
-                ]
-        return "\n".join(lines) + "\n"
+        return session_file.code(self)
 
     def save(self, path: str | os.PathLike = "session.json") -> Path:
         """Write what is needed to come back after the kernel has ended: model, layer, method, selector, and the
         tree of variants as recipes."""
-        target, model = Path(path), _address(self.model)
-        if model is None:
-            raise Refused(f"{self.model.name} is in memory and would be gone: save it as a checkpoint first")
-        state = {
-            "model": model,
-            "layer": self._layer,
-            "method": repr(self.method),
-            "selector": self.selector,
-            "active": self.history.active,
-            "variants": [
-                {
-                    "recipe": node.variant.recipe.to_yaml(),
-                    "parent": node.parent,
-                    "only": sorted(node.variant.methods) if node.variant.partial else None,
-                }
-                for node in self.history.nodes[1:]
-            ],
-        }
-        beside = target.with_name(target.name + ".part")
-        beside.write_text(json.dumps(state, indent=1) + "\n", "utf-8")
-        os.replace(beside, target)
-        return target
+        return session_file.save(self, Path(path))
 
     @classmethod
     def resume(cls, path: str | os.PathLike = "session.json") -> Session:
         """The session that `save` wrote; its variants are applied again (in the order they were made)."""
-        from ..files.load import load
-
-        try:
-            state = json.loads(Path(path).read_text("utf-8"))
-            address, layer, method = (str(state[key]) for key in ("model", "layer", "method"))
-            selector, active = str(state["selector"]), int(state["active"])
-            variants = [(str(v["recipe"]), int(v["parent"]), v["only"]) for v in state["variants"]]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise Refused(f"the session {os.fspath(path)} cannot be read: {reason}") from None
-        session = cls(load(address), layer=layer, method=parse_method(method))
-        for text, parent, only in variants:
-            recipe = Recipe.from_yaml(text, os.fspath(path))
-            made = apply(session.model, recipe, calibration=session._calibration(recipe))
-            if only is not None:  # one that was cancelled comes back with the layers it had
-                weights = {name: made.weights[name] for name in only}
-                made = replace(
-                    made, weights=weights, methods={n: made.methods[n] for n in only}, partial=True
-                )
-            elif not session.why_not:
-                made = measured(made, session.quality)
-            session.history.add(made, parent)
-        session.selector = selector
-        session.history.go(active)
-        return session
+        return session_file.resume(cls, Path(path))
 
 
 def _first_choice(model: Model) -> Layer:
@@ -459,17 +390,3 @@ def _first_choice(model: Model) -> Layer:
     middle = sorted(blocks)[len(blocks) // 2] if blocks else None
     inside = [layer for layer in model.layers if layer.block == middle]
     return next((layer for layer in inside if layer.role == "down"), inside[0] if inside else model.layers[0])
-
-
-def _address(model: Model) -> str | None:
-    """What `workbench.load` takes to open the model again from anywhere; None for one in memory."""
-    from ..model import zoo
-
-    path = model.folder or getattr(model.source, "path", None)
-    if zoo.is_embedded(model.name) and path == zoo.embedded(model.name).folder:
-        return model.name
-    return None if path is None else os.path.abspath(path)
-
-
-def _qualified(step: Step) -> str:
-    return f"wb.{step.method!r}" if step.layers == "*" else f"wb.Step(wb.{step.method!r}, {step.layers!r})"

@@ -100,7 +100,7 @@ class Bench(ipw.VBox):
         self.map = ModelMap(session.model, session.layer.name)
         self.layer_info = ipw.HTML()
         self.map_view = ErrorMapView(height=220)
-        self.curve_choice = ipw.ToggleButtons(options=[*CURVES, "speed"], value="spectrum")
+        self.curve_choice = ipw.ToggleButtons(options=[*CURVES, "inputs", "speed"], value="spectrum")
         self.curve_choice.style.button_width = "auto"
         self.plot = Plot(height=176)
         self.speed = SpeedView()
@@ -272,9 +272,17 @@ class Bench(ipw.VBox):
             return note_figure(
                 f"{size}: too large to follow a slider; wb.Spectrum(w, compressed) takes a minute"
             )
+        if kind == "inputs":
+            return self._channels()
         if kind == "convergence" and self._curves and not shown.compressed.report:
             return curves_figure(self._curves, shown.name, theme=self.theme)
         return CURVES[kind](shown.w, shown.compressed, shown.name).figure(theme=self.theme)
+
+    def _channels(self) -> Any:
+        try:
+            return self.session.channels().figure(theme=self.theme)
+        except Refused as reason:
+            return note_figure(str(reason), theme=self.theme)
 
     def _show_curve(self, figure: Any) -> None:
         self.plot.show(figure)

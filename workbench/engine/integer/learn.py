@@ -120,10 +120,11 @@ def calibrated(
     # Any token may come, not only those of the calibration text; and a probability is at most 1.
     ranges["embed"] = gain_range(tensors["embed"])
     ranges |= {p: Range.of(0.0, 1.0, WIDE) for p in ranges if p.endswith("probs")}
-    return Setting(name, dict(scales), _clips(net, method), ranges)
+    return Setting(name, dict(scales), start_clips(net, method), ranges)
 
 
-def _clips(net: Llama, method: MobileQuant) -> dict[str, Clip]:
+def start_clips(net: Llama, method: MobileQuant) -> dict[str, Clip]:
+    """The clips of every weight where learning begins."""
     found = {}
     for name, w in net.tensors.items():
         kind = name.rpartition(".")[2]

@@ -1,0 +1,105 @@
+"""Moves: which weights a method puts on another point of the grid than round to nearest does, and how far.
+
+AdaRound may choose the other neighbour and no more, FlexRound and GPTQ any point. What lies half-way between two points
+has nothing to lose by it; what lies on one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..grid import CompressedWeight
+from .view import Viewable
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+BINS = 10  # of the distance from the nearest point, 0 to half a step
+
+
+class Moves(Viewable):
+    """The codes of compressed weights, by name, beside those of `nearest`, all of the weight w [out, in].
+
+    Codes are compared as places on the grid, so that a learned step counts as no move. Refused where the grids have
+    another number of points.
+    """
+
+    def __init__(
+        self,
+        w: Tensor,
+        nearest: CompressedWeight,
+        methods: Mapping[str, CompressedWeight],
+        name: str = "weight",
+    ):
+        if not methods:
+            raise Refused("no method was given to compare with round to nearest")
+        self.w, self.nearest, self.methods, self.name = w.float(), nearest, dict(methods), name
+        for label, made in self.methods.items():
+            if made.shape != nearest.shape or len(made.grid.values) != len(nearest.grid.values):
+                raise Refused(f"{label}: {made.shape} on {len(made.grid.values)} points cannot be compared with "
+                              f"{nearest.shape} on {len(nearest.grid.values)}: take the same bits for both")  # fmt: skip
+        self._start = _places(nearest)
+
+    def moved(self, name: str) -> Tensor:
+        """[out, in]: by how many points of the grid each weight went up (or, below 0, down)."""
+        return _places(self.methods[name]) - self._start
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """[out, in]: how far each weight is from its nearest point, in steps of the grid there; at most 0.5 inside its
+        ends."""
+        values = self.nearest.grid.values
+        low = values[self._start.clamp(max=len(values) - 2)]
+        high = values[(self._start.clamp(max=len(values) - 2) + 1)]
+        scales = self.nearest.scales
+        wide = torch.ones(1, 1) if scales is None else self.nearest.blocks.expand(scales)
+        return (self.w - self.nearest.dequantize()).abs() / ((high - low) * wide)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """method, move (points of the grid, signed), share of the weights: a row for each move that occurs."""
+        rows = []
+        for name in self.methods:
+            moves, counts = self.moved(name).unique(return_counts=True)
+            rows += [(name, int(m), float(c) / self.w.numel()) for m, c in zip(moves, counts, strict=True)]
+        frame = pd.DataFrame(rows, columns=["method", "move", "share"])
+        frame.attrs["columns"] = {
+            "method": "as it was named",
+            "move": "points of the grid from where round to nearest put the weight",
+            "share": "of the weights",
+        }
+        return frame
+
+    @cached_property
+    def by_distance(self) -> pd.DataFrame:
+        """method, distance (middle of a bin, in steps from the nearest point), moved (share of the weights there)."""
+        rows = []
+        edges = np.linspace(0, 0.5, BINS + 1)
+        place = np.clip(np.digitize(self.distance.numpy(), edges) - 1, 0, BINS - 1)
+        inside = self.distance.numpy() <= 0.5 + 1e-6  # beyond the ends of the grid a weight was cut, not rounded
+        for name in self.methods:
+            moved = (self.moved(name) != 0).numpy()
+            for b in range(BINS):
+                here = inside & (place == b)
+                share = float(moved[here].mean()) if here.any() else float("nan")
+                rows.append((name, float((edges[b] + edges[b + 1]) / 2), share))
+        return pd.DataFrame(rows, columns=["method", "distance", "moved"])
+
+    def figure(self, theme: str = "light") -> go.Figure:
+        from ..figures.moves import moves_figure
+
+        return moves_figure(self.table, self.by_distance, self.name, theme=theme)
+
+
+def _places(made: CompressedWeight) -> Tensor:
+    """Place of each weight among the ascending values of its grid, in the order of the inputs."""
+    places = torch.searchsorted(made.grid.values, made.grid.decode(made.codes).contiguous())
+    return places if made.order is None else places[:, made.order.argsort()]
