@@ -20,8 +20,9 @@ from .errors import Refused
 from .shell.design import design
 from .shell.mobilequant import mobilequant
 from .shell.options import CALIBRATION, JSON, KEEP, LAYERS, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
+from .shell.outliers import outliers
 from .shell.report import Report, Table, cell, progress, run_job, verb
-from .shell.sensitivity import sensitivity_report
+from .shell.sensitivity import sensitivity
 from .shell.work import (
     calibration_batches,
     evaluation_data,
@@ -269,44 +270,10 @@ def compress(
     return report
 
 
-@app.command()
-@verb
-def sensitivity(
-    model: MODEL,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="a name (gptq) or Python (RTN(bits=3)), repeatable; default: rtn"),
-    ] = None,
-    bits: Annotated[
-        str | None,
-        typer.Option(metavar="2,3,4,8", help="widths of each method; default: 2,3,4,8 of a bare name"),
-    ] = None,
-    layers: LAYERS = "*",
-    budget: Annotated[
-        float | None, typer.Option(metavar="B", help="bits per weight: the best recipe within them")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="R.yaml", help="write that recipe here")] = None,
-    text: TEXT = None,
-    tokens: Annotated[int | None, typer.Option(help="of the text; default: 2048", show_default=False)] = None,
-    calibration: CALIBRATION = None,
-    as_json: JSON = False,
-) -> Report:
-    """What each layer costs the model if it alone is compressed; and mixed precision under a budget of bits."""
-    return sensitivity_report(
-        model,
-        method or ["rtn"],
-        bits=bits,
-        layers=layers,
-        budget=budget,
-        out=out,
-        text=text,
-        tokens=tokens,
-        calibration=calibration,
-    )
-
-
+app.command()(verb(sensitivity))
 app.command()(verb(design))
 app.command()(verb(mobilequant))
+app.command()(verb(outliers))
 
 
 @app.command()

@@ -96,7 +96,9 @@ def _activations(text: str) -> Literal["same"] | list[str] | None:
 
 
 def _report(space: DesignSpace) -> Report:
-    against = "bits_per_weight" if space.table["luts_per_mac"].isna().all() else "luts_per_mac"
+    against = (
+        "bits_per_weight" if not space.table["luts_per_mac"].notna().to_numpy().any() else "luts_per_mac"
+    )
     best = set(space.front(against).index)
     rows: list[dict[str, Any]] = [
         {**row, "front": index in best} for index, row in enumerate(space.table.to_dict("records"))

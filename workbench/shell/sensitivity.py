@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import Refused
+from .options import CALIBRATION, JSON, LAYERS, MODEL, TEXT
 from .report import Report, Table, run_job
 from .work import check_text, evaluation_data
 
@@ -22,36 +25,44 @@ if TYPE_CHECKING:
 BITS = "2,3,4,8"  # of a method that was named without parameters
 
 
-def sensitivity_report(
-    name: str,
-    given: Sequence[str],
-    *,
-    bits: str | None,
-    layers: str,
-    budget: float | None,
-    out: Path | None,
-    text: Path | None,
-    tokens: int | None,
-    calibration: Path | None,
+def sensitivity(
+    model: MODEL,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="a name (gptq) or Python (RTN(bits=3)), repeatable; default: rtn"),
+    ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(metavar="2,3,4,8", help="widths of each method; default: 2,3,4,8 of a bare name"),
+    ] = None,
+    layers: LAYERS = "*",
+    budget: Annotated[
+        float | None, typer.Option(metavar="B", help="bits per weight: the best recipe within them")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="R.yaml", help="write that recipe here")] = None,
+    text: TEXT = None,
+    tokens: Annotated[int | None, typer.Option(help="of the text; default: 2048", show_default=False)] = None,
+    calibration: CALIBRATION = None,
+    as_json: JSON = False,
 ) -> Report:
-    """The verb: what the table says, and the recipe of a budget."""
-    from ..engine import sensitivity
+    """What each layer costs the model if it alone is compressed; and mixed precision under a budget of bits."""
+    from .. import engine
     from ..files.load import load
     from ..measure import Quality
 
     if out is not None and budget is None:
         raise Refused("--out writes the recipe of a budget: give --budget too, in bits per weight")
-    methods = methods_of(given, bits)
-    model = load(name)
-    quality = Quality(model, judged_data(model, text, tokens))
-    batches = calibration_for(model, methods, calibration)
+    methods = methods_of(method or ["rtn"], bits)
+    found = load(model)
+    quality = Quality(found, judged_data(found, text, tokens))
+    batches = calibration_for(found, methods, calibration)
     frame = run_job(
         "sensitivity",
-        lambda job: sensitivity(model, methods, quality, layers=layers, calibration=batches, job=job),
+        lambda job: engine.sensitivity(found, methods, quality, layers=layers, calibration=batches, job=job),
     )
     report = Report({"layers": frame.to_dict("records"), "recipe": None}, [sensitivity_table(frame)])
     if budget is not None:
-        recipe, row = budgeted(model, frame, quality, budget, batches)
+        recipe, row = budgeted(found, frame, quality, budget, batches)
         if out is not None:
             recipe.save(out)
         report.document["recipe"] = row

@@ -107,12 +107,9 @@ class Bench(ipw.VBox):
         self.controls = MethodControls(session.method, self._set_method)
         self.numbers = ipw.HTML()
         self.selector = ipw.Combobox(
-            options=self._selectors(),
-            value="*",
-            description="apply to",
-            ensure_option=False,
+            options=self._selectors(), value="*", description="apply to", ensure_option=False,
             continuous_update=False,
-        )
+        )  # fmt: skip
         self.plan = ipw.HTML()
         self.apply = ipw.Button(
             description="Apply", button_style="primary", tooltip="to the model, as a new variant"
@@ -122,14 +119,9 @@ class Bench(ipw.VBox):
         left = _column("wb-left", self.map_choice, self.map, self.layer_info)
         middle = _column("wb-middle", self.map_view, self.curve_choice, self.plot, self.speed)
         right = _column(
-            "wb-right",
-            self.controls,
-            self.numbers,
-            self.selector,
-            ipw.HBox([self.apply, self.pin]),
-            self.job,
+            "wb-right", self.controls, self.numbers, self.selector, ipw.HBox([self.apply, self.pin]), self.job,
             self.plan,
-        )
+        )  # fmt: skip
         self.frame = ipw.Box([left, middle, right])
         self.frame.add_class("wb-frame")
         self.results = Results(session, self._act)
