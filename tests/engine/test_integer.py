@@ -26,7 +26,7 @@ from workbench.engine.integer.llama import Llama
 from workbench.engine.integer.variant import mobilequant
 from workbench.errors import Refused
 from workbench.jobs import Cancelled, Job
-from workbench.measure import Evaluation, evaluation
+from workbench.measure import Evaluation, Quality, evaluation
 from workbench.methods.quantize.mobilequant import MobileQuant
 from workbench.methods.ranges import Range
 
@@ -61,7 +61,8 @@ def tiny():
 @pytest.fixture(scope="module", params=[4, 2, 1], ids=["heads 4:4", "heads 4:2", "heads 4:1"])
 def small(request, make_llama, tmp_path_factory):
     """A random Llama with and without grouped queries."""
-    folder = make_llama(tmp_path_factory.mktemp("llama"), seed=3, num_key_value_heads=request.param)
+    changes = {"num_key_value_heads": request.param, "rms_norm_eps": 0.05}  # an epsilon that would be missed
+    folder = make_llama(tmp_path_factory.mktemp("llama"), seed=3, **changes)
     return Llama.read(wb.load(folder))
 
 
@@ -116,6 +117,10 @@ def test_random_llamas_are_bit_exact_after_learning(small, bits, act_bits, granu
     found = compare(network, small, made, method, ids(2, seed=1, length=64))
     assert found.exact
     assert len(network.blocks) == 2
+    narrow = found.step[found.step["bits"] == 8]
+    assert len(narrow) == (0 if act_bits == 16 else 2 * 11 + 1)
+    assert narrow["largest"].max() <= 1 or act_bits == 16
+    assert narrow["differ"].sum() <= 0.01 * narrow["codes"].sum()
 
 
 def test_a_wrong_constant_is_found_where_it_is(small):
@@ -209,6 +214,8 @@ def test_the_variant_has_its_tables(model):
     assert (ranges["low"] <= 0).all()
     assert (ranges["high"] > 0).all()
     assert made.compare(data.inputs).exact
+    with pytest.raises(Refused, match="these predictions are of tiny-llama"):
+        made.quality(Quality(wb.load("tiny-llama"), data))
     again = wb.mobilequant(model, [ids(2), ids(1, seed=2)], MobileQuant(bits=4, steps=5))
     assert torch.equal(made.network(data.inputs), again.network(data.inputs))
 

@@ -67,9 +67,17 @@ def test_methods_that_search_or_learn_show_how(w, known, method, curve, steps):
         )
 
 
-def test_the_axis_is_logarithmic_where_all_values_are_positive(w):
-    for values, kind in (([3.0, 0.1], "log"), ([3.0, 0.0], "linear"), ([1.0, -1.0], "linear")):
-        assert shown(w, Report({"loss": values})).figure().layout.yaxis.type == kind
+def test_the_axis_is_logarithmic_where_no_value_is_negative(w):
+    for values, kind in (([3.0, 0.1], "log"), ([3.0, 0.0], "log"), ([1.0, -1.0], None), ([0.0, 0.0], None)):
+        figure = shown(w, Report({"loss": values})).figure()
+        assert figure.layout.yaxis.type == kind
+        assert np.isnan(figure.data[0].y).tolist() == [kind == "log" and value == 0 for value in values]
+
+
+def test_a_loss_that_begins_at_rounding_errors_does_not_stretch_the_axis(w):
+    low, high = shown(w, Report({"loss": [1e-14, 1e-3, 1e-2]})).figure().layout.yaxis.range
+    assert -8 < low < -6
+    assert high > -2
 
 
 def test_long_curves_are_thinned_and_keep_their_steps():

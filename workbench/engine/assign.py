@@ -192,7 +192,10 @@ def _named(method: Any, known: Mapping[str, str]) -> str:
 
 def predicted(table: pd.DataFrame, choices: Mapping[str, str]) -> dict[str, float]:
     """{"bits_per_weight", "bytes", "kl"} of these choices by the table: KL is the sum of the layers' own."""
-    chosen = table.set_index(["name", "method"]).loc[list(choices.items())]
+    known = table.set_index(["name", "method"])
+    if missing := [pair for pair in choices.items() if pair not in known.index]:
+        raise Refused(f"{missing[0][1]} was not tried on {missing[0][0]}: the table has no such row")
+    chosen = known.loc[list(choices.items())]
     bits = (chosen["bits_per_weight"] * chosen["parameters"]).sum()
     return {
         "bits_per_weight": float(bits / chosen["parameters"].sum()),

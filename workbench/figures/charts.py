@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .colors import AFTER, AFTER_DARK, BEFORE, CATEGORIES, EDGE
-from .style import styled
+from .style import log_axis, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,8 +193,8 @@ def error_bits_figure(
     styled(figure, theme)
     figure.update_layout(height=320, legend_title_text=by.replace("_", " "))
     across, up = (_AXES.get(name, name.replace("_", " ")) for name in (x, y))
-    figure.update_xaxes(title_text=across)
-    figure.update_yaxes(title_text=up, type="log", exponentformat="power", dtick=1)
+    figure.update_xaxes(title_text=across, dtick=1 if x == "bits" else None)
+    figure.update_yaxes(title_text=up, **log_axis(table[y].to_numpy(float)))
     return described(figure, f"{up} against {across}, one line for each {by.replace('_', ' ')}; log scale.")
 
 
@@ -202,6 +202,8 @@ _AXES = {
     "bits": "bits of a code",
     "bits_per_weight": "bits per weight (scales, zeros and masks counted)",
     "relative_error": "relative error ‖w′ − w‖ / ‖w‖",
+    "output_relative_error": "output error ‖x (w′ − w)ᵀ‖ / ‖x wᵀ‖",
+    "alpha": "alpha: how much of the range moves into the weight",
     "kl": "KL, nats",
 }
 

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from .charts import described
 from .colors import plotly_scale
 from .picture import png
-from .style import styled
+from .style import all_axes, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def comparison_figure(
 
     table: a row for each with method, bits_per_weight, output_relative_error (may be empty), relative_error.
     """
-    titles = [_title(row) for row in table.to_dict("records")]
+    titles = [_title(row, len(cells) > 2) for row in table.to_dict("records")]
     figure = make_subplots(1, len(cells), subplot_titles=titles, horizontal_spacing=0.03, shared_yaxes=True)
     rows, columns = shape[0], shape[1]
     for place, values in enumerate(cells, 1):
@@ -53,13 +53,17 @@ def comparison_figure(
             sizing="stretch", layer="below", xanchor="left", yanchor="top",
         )  # fmt: skip
     styled(figure, theme)
+    all_axes(figure)
     figure.update_xaxes(
         title_text="column (input)", range=[0, columns], showgrid=False, zeroline=False, nticks=4
     )
     figure.update_yaxes(range=[rows, 0], showgrid=False, zeroline=False, nticks=5)
     figure.update_yaxes(title_text="row (output)", col=1)
     figure.update_annotations(font_size=11)
-    figure.update_layout(margin={"t": 52, "b": 36, "l": 56, "r": 12}, height=300)
+    figure.update_layout(
+        margin={"t": 66 if len(cells) > 2 else 52, "b": 36, "l": 56, "r": 12},
+        height=314 if len(cells) > 2 else 300,
+    )
     best = table["method"].iloc[int(_error(table).argmin())]
     return described(
         figure, f"Errors of {name} under {len(cells)} methods on one colour scale; least: {best}."
@@ -71,12 +75,12 @@ def _error(table: pd.DataFrame) -> np.ndarray:
     return table["output_relative_error" if known else "relative_error"].to_numpy(float)
 
 
-def _title(row: dict) -> str:
-    """Two lines: the method; output error (or that of the weight) and bits."""
+def _title(row: dict, narrow: bool) -> str:
+    """The method; output error (or that of the weight) and bits, on one line or, where it is narrow, on two."""
     output = row["output_relative_error"]
     error = (
         f"output error {output:.3g}"
         if output == output and output is not None
         else f"error {row['relative_error']:.3g}"
     )
-    return f"<b>{row['method']}</b><br>{error} · {row['bits_per_weight']:.3g} bits"
+    return f"<b>{row['method']}</b><br>{error}{'<br>' if narrow else ' · '}{row['bits_per_weight']:.3g} bits"

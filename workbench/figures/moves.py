@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from .charts import described
 from .colors import CATEGORIES
-from .style import styled
+from .style import all_axes, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +27,7 @@ def moves_figure(
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.13, column_widths=[0.5, 0.5])
     styled(figure, theme)
-    look = figure.layout["xaxis"].to_plotly_json()
-    shared = {key: value for key, value in look.items() if key not in ("anchor", "domain")}
-    figure.update_xaxes(**shared)
-    figure.update_yaxes(**shared)
+    all_axes(figure)
     for index, method in enumerate(dict.fromkeys(table["method"])):
         color = CATEGORIES[index % len(CATEGORIES)]
         rows, near = (each[each["method"] == method] for each in (table, by_distance))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,13 +10,11 @@ from plotly.subplots import make_subplots
 
 from .charts import POINTS, described
 from .colors import AFTER, AFTER_DARK, BEFORE, EDGE
-from .style import styled
+from .style import all_axes, log_axis, styled
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# What every axis of a figure with several of them takes over from the first.
-LOOKS = ("gridcolor", "zerolinecolor", "linecolor", "ticks", "tickcolor", "tickfont", "automargin", "title")
 Pair = tuple[np.ndarray, np.ndarray]  # (max |x| [in], max |w| [in])
 
 
@@ -47,13 +45,10 @@ def channels_figure(
                 hovertemplate=f"channel %{{customdata}}<br>{what} %{{y:.3g}}<extra>{label}</extra>",
             )  # fmt: skip
     styled(figure, theme)
-    looked = figure.layout["xaxis"].to_plotly_json()  # the style speaks of the first pair of axes alone
-    shared = {key: looked[key] for key in LOOKS}
-    figure.update_xaxes(**shared)
-    figure.update_yaxes(**shared)
+    all_axes(figure)
     for row, what in enumerate(("max |x|", "max |w|"), 1):
         values = np.concatenate([np.asarray(t.y, float) for t in figure.select_traces(row=row, col=1)])
-        figure.update_yaxes(**_log_axis(values), title_text=what, row=row, col=1)
+        figure.update_yaxes(**log_axis(values), title_text=what, row=row, col=1)
     if by_loudness:
         figure.update_xaxes(type="log", dtick=1, range=[-0.03, np.log10(max(2, len(order))) + 0.03])
     else:
@@ -109,7 +104,7 @@ def outliers_figure(table: pd.DataFrame, what: str = "", *, theme: str = "light"
         tickfont={"size": 8 if small else 10}, title_text="layer",
     )  # fmt: skip
     figure.update_xaxes(
-        **_log_axis(known),
+        **log_axis(known),
         title_text="max |x| of the loudest input channel over the median channel, log scale",
     )
     said = f", before and after {what}" if after is not None else ""
@@ -127,21 +122,6 @@ def _headline(side: str, before: np.ndarray, after: np.ndarray | None) -> str:
 def _ratio(values: np.ndarray) -> float:
     live = values[values > 0]
     return float(live.max() / np.median(live)) if len(live) else float("nan")
-
-
-def _log_axis(values: np.ndarray) -> dict[str, Any]:
-    """A log axis for values > 0 (others are left out), with ticks at 1, 2, 5; over many decades at powers of ten."""
-    live = values[np.isfinite(values) & (values > 0)]
-    low, high = (np.log10(live.min()), np.log10(live.max())) if len(live) else (0.0, 1.0)
-    room = 0.06 * (high - low) + 0.02
-    steps = (1, 2, 5) if high - low < 2.5 else (1,)
-    ticks = [step * 10.0**power for power in range(int(low) - 2, int(high) + 2) for step in steps]
-    return {
-        "type": "log",
-        "range": [low - room, high + room],
-        "tickvals": ticks,
-        "ticktext": [f"{tick:.3g}" for tick in ticks],
-    }
 
 
 def _thinned(

@@ -11,13 +11,13 @@ from plotly.subplots import make_subplots
 
 from .charts import described, note_figure
 from .colors import AFTER, AFTER_DARK, BEFORE, CATEGORIES
-from .style import styled
+from .style import GRID, styled
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ACROSS = 3  # panels side by side
-HIGH = 170  # pixels of a panel
+HIGH = 190  # pixels of a panel
 SERIES = (
     ("min-max", "minmax_low", "minmax_high"),
     ("SmoothQuant", "start_low", "start_high"),
@@ -41,30 +41,38 @@ def ranges_figure(
     if not any(len(panel) for panel in panels):
         return note_figure("no range was learned: every one is that of the start", theme=theme)
     down = -(-len(panels) // ACROSS)
-    names = [
-        f"{kind}, {'/'.join(map(str, sorted(set(p['bits']))))} bits"
-        for kind, p in zip(shown, panels, strict=True)
-    ]
+    names = [f"{kind}, {_bits(panel)} bits" for kind, panel in zip(shown, panels, strict=True)]
     figure = make_subplots(
-        down, ACROSS, subplot_titles=names, vertical_spacing=0.3 / down, horizontal_spacing=0.08
+        down, ACROSS, subplot_titles=names, vertical_spacing=0.38 / down, horizontal_spacing=0.07
     )
     for index, panel in enumerate(panels):
         _panel(figure, panel, theme, index)
-    change = moved["high"] - moved["low"]
-    change = np.abs(change / (moved["start_high"] - moved["start_low"]) - 1)
-    said = f"{len(moved)} of {len(table)} ranges were learned; " if len(moved) else ""
-    said += (
-        f"their width changed by {change.median():.1%} (median), {change.max():.1%} at most"
-        if len(moved)
-        else ""
-    )
+    said = _change(moved, len(table))
     styled(figure, theme, title or "Activation ranges", said)
+    axis = {"gridcolor": GRID[theme], "zerolinecolor": GRID[theme], "tickfont": {"size": 10}}
+    axis["title"] = {"font": {"size": 11}, "standoff": 4}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
     figure.update_annotations(font_size=11)
     figure.update_layout(
         barmode="group", bargap=0.25, height=110 + HIGH * down, margin={"t": 70, "b": 40},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02 + 0.06 / down, "yanchor": "bottom"},
     )  # fmt: skip
     return described(figure, f"Static ranges of activations by block, before learning and after. {said}.")
+
+
+def _bits(panel: pd.DataFrame) -> str:
+    return "/".join(str(bits) for bits in sorted(set(panel["bits"])))
+
+
+def _change(moved: pd.DataFrame, points: int) -> str:
+    """How much wider or narrower the learned ranges are than those of the start."""
+    if not len(moved):
+        return "no range was learned"
+    width, start = moved["high"] - moved["low"], moved["start_high"] - moved["start_low"]
+    change = np.abs(width / start - 1)
+    widths = f"their width changed by {np.median(change):.1%} (median), {np.max(change):.1%} at most"
+    return f"{len(moved)} of {points} ranges were learned; {widths}"
 
 
 def _panel(figure: go.Figure, panel: pd.DataFrame, theme: str, index: int) -> None:
@@ -79,4 +87,4 @@ def _panel(figure: go.Figure, panel: pd.DataFrame, theme: str, index: int) -> No
             row=row, col=column,
         )  # fmt: skip
     figure.update_xaxes(title_text="block", dtick=1, showgrid=False, row=row, col=column)
-    figure.update_yaxes(title_text="value", nticks=5, row=row, col=column)
+    figure.update_yaxes(title_text="value" if column == 1 else "", nticks=5, row=row, col=column)

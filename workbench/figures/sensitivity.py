@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,13 +20,19 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 
 
 def sensitivity_figure(
-    table: pd.DataFrame, *, title: str = "", data: str = "", theme: str = "light"
+    table: pd.DataFrame,
+    *,
+    title: str = "",
+    data: str = "",
+    chosen: Mapping[str, str] | None = None,
+    theme: str = "light",
 ) -> go.Figure:
     """The KL of each layer if it alone is compressed: bars on a log axis, the worst layer on top.
 
     table: name, role, method, bits_per_weight, kl, top1_agreement, a row for each layer and method. Of one method the
     colours are the layers' roles; of several, a colour and a mark for each method. At most the 60 worst layers are
-    shown, and the title says so. `customdata` of a mark is (layer, method), which a click hands on.
+    shown, and the title says so. `customdata` of a mark begins with (layer, method), which a click hands on. `chosen`,
+    layer -> method, are ringed.
     """
     worst = _worst(table)
     shown = list(worst)[-TOP:]
@@ -46,6 +52,8 @@ def sensitivity_figure(
             SYMBOLS[index % len(SYMBOLS)],
             several,
         )
+    if chosen:
+        _ring(figure, rows, chosen, theme)
     methods = "" if several else f" under {table['method'].iloc[0]}"
     said = f"the {TOP} worst of {len(worst)} layers" if len(worst) > TOP else f"{len(worst)} layers"
     styled(
@@ -56,15 +64,17 @@ def sensitivity_figure(
     )
     figure.update_xaxes(
         title_text="KL, nats", type="log", exponentformat="power", dtick=1,
-        range=[np.log10(low), np.log10(high)],
+        range=[np.log10(low), np.log10(high)], side="top", title_standoff=4,  # many bars: the axis is seen first
     )  # fmt: skip
     figure.update_yaxes(
-        title_text="layer", categoryorder="array", categoryarray=shown, showgrid=False,
+        title_text="layer", categoryorder="array", categoryarray=shown, showgrid=False, range=[-0.7, len(shown) - 0.3],
         tickmode="array", tickvals=shown, ticktext=_short(shown), tickfont={"size": 9 if len(shown) < 40 else 7},
     )  # fmt: skip
+    tall = max(110, 13 * len(shown))
     figure.update_layout(
-        barmode="overlay", bargap=0.25, height=max(240, 110 + 13 * len(shown)),
-        legend={"x": 0.99, "xanchor": "right", "y": 0.02, "title": {"text": "method" if several else "role"}},
+        barmode="overlay", bargap=0.25, height=tall + 124, margin={"t": 112, "b": 12},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1 + 40 / tall, "yanchor": "bottom",
+                "title": {"text": "method" if several else "role"}},
     )  # fmt: skip
     caption = f"KL divergence from the unchanged model with one layer compressed at a time{methods}, {said}."
     return described(
@@ -106,6 +116,14 @@ def _bars(figure: go.Figure, part: pd.DataFrame, name: str, color: str, symbol: 
             **common, x=kl, mode="markers", name=name, legendgroup=name,
             marker={"color": color, "symbol": symbol, "size": 7},
         )  # fmt: skip
+
+
+def _ring(figure: go.Figure, rows: pd.DataFrame, chosen: Mapping[str, str], theme: str) -> None:
+    part = rows.loc[[chosen.get(n) == m for n, m in zip(rows["name"], rows["method"], strict=True)]]
+    figure.add_scatter(
+        x=part["kl"].to_numpy(), y=part["name"].to_numpy(), mode="markers", name="chosen", hoverinfo="skip",
+        marker={"symbol": "circle-open", "size": 13, "color": INK[theme], "line": {"width": 2}},
+    )  # fmt: skip
 
 
 def _short(names: Sequence[str]) -> list[str]:

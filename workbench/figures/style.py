@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import plotly.graph_objects as go
 
 INK = {"light": "#333333", "dark": "#d0d0d0"}
@@ -36,3 +39,35 @@ def styled(figure: go.Figure, theme: str = "light", title: str = "", subtitle: s
         text = f"<b>{title}</b>" + (f"<br><span style='font-size:11px'>{subtitle}</span>" if subtitle else "")
         figure.update_layout(title={"text": text, "x": 0, "xref": "paper", "font": {"size": 13}, "y": 0.97})
     return figure
+
+
+# What every axis takes over from the first of its kind.
+LOOKS = ("gridcolor", "zerolinecolor", "linecolor", "ticks", "tickcolor", "tickfont", "automargin", "title")
+
+
+def all_axes(figure: go.Figure) -> go.Figure:
+    """Give every axis of a figure with several the look that `styled` gave to the first. Titles are set afterwards."""
+    looked = figure.layout["xaxis"].to_plotly_json()
+    look = {key: looked[key] for key in LOOKS}
+    figure.update_xaxes(**look)
+    figure.update_yaxes(**look)
+    return figure
+
+
+def log_axis(values: np.ndarray, decades: float = 6) -> dict[str, Any]:
+    """A log axis for values > 0, as properties: the upper `decades` of them at most, ticks at 1, 2 and 5, or at powers
+    of ten where many decades are shown."""
+    live = values[np.isfinite(values) & (values > 0)]
+    low, high = (np.log10(live.min()), np.log10(live.max())) if len(live) else (0.0, 1.0)
+    low = max(low, high - decades)
+    room = 0.06 * (high - low) + 0.02
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    if high - low < 0.35:
+        steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    ticks = [step * 10.0**power for power in range(int(low) - 2, int(high) + 2) for step in steps]
+    return {
+        "type": "log",
+        "range": [low - room, high + room],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:.3g}" for tick in ticks],
+    }

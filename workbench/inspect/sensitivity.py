@@ -87,16 +87,15 @@ class Sensitivity(Viewable):
     def _name(self) -> str:
         return str(self.table.attrs.get("model", ""))
 
-    def figure(self, theme: str = "light") -> go.Figure:
-        """The layers, the worst on top."""
+    def figure(self, theme: str = "light", *, chosen: Mapping[str, str] | None = None) -> go.Figure:
+        """The layers, the worst on top; `chosen`, layer -> method, are ringed."""
         from ..figures.sensitivity import sensitivity_figure
 
         methods = self.table["method"].unique()
         title = f"Sensitivity of {self._name}" if self._name else "Sensitivity"
         title += f" under {methods[0]}" if len(methods) == 1 else ""
-        return sensitivity_figure(
-            self.table, title=title, data=str(self.table.attrs.get("data", "")), theme=theme
-        )
+        data = str(self.table.attrs.get("data", ""))
+        return sensitivity_figure(self.table, title=title, data=data, chosen=chosen, theme=theme)
 
     def pareto(self, theme: str = "light", measured: Sequence[tuple[float, float, str]] = ()) -> go.Figure:
         """Budget against predicted KL; `measured`: (bits per weight, KL, name) of recipes that were run."""

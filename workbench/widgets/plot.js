@@ -28,14 +28,15 @@ export default {
     place.style.height = model.get("height") ? `${model.get("height")}px` : "100%";
     el.append(place);
     const Plotly = await plotly(model);
+    const unneeded = model.get("selects") ? ["lasso2d", "autoScale2d"] : ["select2d", "lasso2d", "autoScale2d"];
     const config = { displaylogo: false, responsive: true, displayModeBar: "hover",
-                     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-                     toImageButtonOptions: { format: "svg" } };
+                     modeBarButtonsToRemove: unneeded, toImageButtonOptions: { format: "svg" } };
+    const drag = model.get("selects") ? { dragmode: "select", selectdirection: "v" } : {};
 
     async function draw() {
       const { data = [], layout = {} } = JSON.parse(model.get("spec"));
       // The container's size, unless the figure says its own.
-      await Plotly.react(place, data, { autosize: !layout.width, ...layout }, config);
+      await Plotly.react(place, data, { autosize: !layout.width, ...drag, ...layout }, config);
       place.setAttribute("role", "img");
       place.setAttribute("aria-label", model.get("label"));
       place.dataset.drawn = Number(place.dataset.drawn ?? 0) + 1;
@@ -50,6 +51,10 @@ export default {
     place.on("plotly_click", (event) => {
       const data = event.points[0]?.customdata;
       if (data !== undefined) model.send({ type: "pick", data });
+    });
+    place.on("plotly_selected", (event) => {
+      const data = (event?.points ?? []).map((point) => point.customdata).filter((each) => each !== undefined);
+      if (model.get("selects")) model.send({ type: "select", data });
     });
     model.on("change:spec", redraw);
     const watcher = new ResizeObserver(() => place.isConnected && Plotly.Plots.resize(place));

@@ -33,17 +33,19 @@ def runtime() -> Runtime:
 
 
 class Plot(anywidget.AnyWidget):
-    """Shows `figure`; assigning another one redraws in place. `on_pick` hears clicks on points."""
+    """Shows `figure`; assigning another one redraws in place. `on_pick` hears clicks on points, `on_select` which ones
+    a drag has taken."""
 
     _esm = Path(__file__).with_name("plot.js")
     runtime = traitlets.Instance(Runtime).tag(sync=True, **widget_serialization)
     spec = traitlets.Unicode("{}").tag(sync=True)
     height = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
+    selects = traitlets.Bool(False).tag(sync=True)  # dragging selects points instead of zooming
 
     def __init__(self, figure: go.Figure | None = None, height: int = 0, **keywords: Any):
         super().__init__(runtime=runtime(), height=height, **keywords)
-        self._pick = None
+        self._pick = self._select = None
         self.on_msg(self._heard)
         if figure is not None:
             self.show(figure)
@@ -59,7 +61,13 @@ class Plot(anywidget.AnyWidget):
         """`hear(customdata)` is called with the custom data of a clicked point."""
         self._pick = hear
 
+    def on_select(self, hear: Any) -> None:
+        """`hear([customdata, ...])` is called with the custom data of the points that were selected."""
+        self._select, self.selects = hear, True
+
     def _heard(self, _widget: Any, content: dict, _buffers: Any) -> None:
+        if content.get("type") == "select" and self._select is not None:
+            self._select(content["data"])
         if content.get("type") == "pick" and self._pick is not None:
             self._pick(content["data"])
 

@@ -22,7 +22,7 @@ from .plot import Plot
 CAPTIONS = {
     "tried": "bits per weight against KL, one mark a variant; click to go there",
     "compare": "the selected layer under up to four methods, errors on one colour scale",
-    "sensitivity": "KL of the model if one layer alone is compressed; click to look at the layer",
+    "sensitivity": "KL of the model if one layer alone is compressed; click to look at it, drag to select several",
 }
 UNMEASURED = "Press measure: each layer alone under the method on the bench"
 UNPINNED = "Press Compare beside Apply to put the method on the bench here; then choose another one"
@@ -37,6 +37,8 @@ class Results(ipw.VBox):
 
     def __init__(self, session: Session, act: Callable[[str, Any], None]):
         self.session, self._act, self.theme = session, act, "light"
+        self._choices: dict[str, str] = {}  # method by layer, as ringed
+        self._layers: list[str] = []  # selected in the plot
         self._build()
         super().__init__([self.head, self.pareto])
         self.add_class("wb-tried")
@@ -59,6 +61,7 @@ class Results(ipw.VBox):
         self.compare, self.empty = CompareView(), ipw.HTML()
         self.bars = Plot(height=320)
         self.bars.on_pick(lambda data: self._act("look", data[0]))
+        self.bars.on_select(self._selected)
         self.measure = _button(
             "measure", "each layer alone under the method at 2, 3, 4 and 8 bits", self._measure
         )
@@ -66,14 +69,14 @@ class Results(ipw.VBox):
             value=4.0, min=2.0, max=8.0, step=0.05, description="budget", readout_format=".2f", continuous_update=False,
             tooltip="bits per weight that the layers may take together",
         )  # fmt: skip
-        self.assign = _button(
-            "assign bits",
-            "the best widths within the budget, as a new variant",
-            lambda: self._spend(apply=True),
-        )
+        self.width = ipw.Dropdown(tooltip="the method that the selected layers get")
+        self.give = _button("give to selected", "the method, to the layers selected in the plot", self._give)
+        self.apply = _button("apply bits", "what is ringed, as a new variant", self._apply)
         self.job, self.said = JobView(), ipw.HTML()
-        tools = ipw.HBox([self.measure, self.budget, self.assign, self.said])
+        self.choosing = ipw.HBox([self.budget, self.width, self.give, self.apply])
+        tools = ipw.HBox([self.measure, self.choosing, self.said])
         tools.add_class("wb-tools")
+        self.choosing.add_class("wb-choosing")
         self.sensitivity = ipw.VBox([tools, self.job, self.bars])
 
     @property
@@ -174,28 +177,57 @@ class Results(ipw.VBox):
         self.measure.disabled = False
         if isinstance(job.error, Exception) and job.state == "failed":
             self._say(str(job.error), wrong=True)
+        found = self.session.sensitivity
+        if found is not None:
+            self._layers, self.width.options = [], list(found.table["method"].unique())
+            self._spend()
         self._show_sensitivity()
 
     def _show_sensitivity(self) -> None:
         found = self.session.sensitivity
-        self.bars.show(
-            note_figure(UNMEASURED, theme=self.theme) if found is None else found.figure(theme=self.theme)
-        )
+        self.choosing.layout.display = "none" if found is None else None
+        if found is None:
+            self.bars.show(note_figure(UNMEASURED, theme=self.theme))
+        else:
+            self.bars.show(found.figure(theme=self.theme, chosen=self._choices))
 
-    def _spend(self, apply: bool = False) -> None:
-        """Say what the budget of bits per weight buys; with `apply` make it a variant."""
-        found, bits = self.session.sensitivity, float(self.budget.value)
+    def _spend(self) -> None:
+        """The best choice of all layers within the budget of bits per weight."""
+        found = self.session.sensitivity
         if found is None:
             return
         try:
-            recipe, chosen = found.assign(bits), found.predicted(found.assigned(bits))
+            self._choose(found.assigned(float(self.budget.value)))
         except Refused as reason:
             self._say(str(reason), wrong=True)
+
+    def _selected(self, points: list[list[Any]]) -> None:
+        self._layers = list(dict.fromkeys(str(point[0]) for point in points))
+        self._say(f"{len(self._layers)} layers selected: choose a method for them")
+
+    def _give(self) -> None:
+        if not self._layers:
+            self._say("no layer is selected: drag over bars in the plot first", wrong=True)
+        elif self.width.value is not None:
+            self._choose(self._choices | dict.fromkeys(self._layers, str(self.width.value)))
+
+    def _choose(self, choices: dict[str, str]) -> None:
+        """Ring the choices, and say what they cost by the table."""
+        found = self.session.sensitivity
+        assert found is not None
+        try:
+            row = found.predicted(choices)
+        except Refused as reason:  # a layer was not tried with this method
+            self._say(str(reason), wrong=True)
             return
-        label = recipe.label if len(recipe.label) <= 60 else recipe.label[:59] + "…"
-        self._say(f"{chosen['bits_per_weight']:.2f} bits, sum of KL {chosen['kl']:.3g} nats: {label}")
-        if apply:
-            self._act("apply", recipe)
+        self._choices = choices
+        self._say(f"{row['bits_per_weight']:.2f} bits per weight, sum of KL {row['kl']:.3g} nats")
+        self._show_sensitivity()
+
+    def _apply(self) -> None:
+        found = self.session.sensitivity
+        if found is not None and self._choices:
+            self._act("apply", found.recipe(self._choices))
 
     def _say(self, text: str, wrong: bool = False) -> None:
         """One line beside the sensitivity's buttons."""

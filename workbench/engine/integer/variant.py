@@ -92,13 +92,8 @@ class IntegerVariant:
             block, _, kind = point.rpartition(".")
             ends = [self.settings[name].ranges[point].ends for name in (*STARTS, "learned")]
             bits = self.network.points[point].bits
-            row = [
-                point,
-                int(block) if block else None,
-                kind,
-                bits,
-                *(end + 0.0 for pair in ends for end in pair),
-            ]  # no -0.0
+            flat = [end + 0.0 for pair in ends for end in pair]  # -0.0 is 0.0 to a reader
+            row = [point, int(block) if block else None, kind, bits, *flat]
             rows.append(dict(zip(RANGE_COLUMNS, row, strict=True)))
         frame = pd.DataFrame(rows, columns=list(RANGE_COLUMNS)).astype({"block": "Int64"})
         frame.attrs["columns"] = RANGE_COLUMNS
@@ -109,6 +104,10 @@ class IntegerVariant:
         import pandas as pd
 
         quality = data if isinstance(data, Quality) else Quality(self.base, data or evaluation(self.base))
+        if quality.model.source is not self.base.source:
+            raise Refused(
+                f"these predictions are of {quality.model.name}, not of {self.base.name}: make a Quality of it"
+            )
         rows = []
         for name, run in self._runs().items():
 
