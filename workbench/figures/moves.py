@@ -30,15 +30,16 @@ def moves_figure(
     all_axes(figure)
     for index, method in enumerate(dict.fromkeys(table["method"])):
         color = CATEGORIES[index % len(CATEGORIES)]
-        rows, near = (each[each["method"] == method] for each in (table, by_distance))
+        rows, near = table.query("method == @method"), by_distance.query("method == @method")
         figure.add_bar(
-            x=rows["move"].to_numpy(), y=100 * rows["share"].to_numpy(), name=method, marker_color=color,
-            legendgroup=method, hovertemplate=f"{method}: %{{x:+d}} points<br>%{{y:.3g}} %<extra></extra>", row=1, col=1,
+            x=rows["move"].to_numpy(), y=100 * rows["share"].to_numpy(float), name=method, marker_color=color,
+            legendgroup=method, hovertemplate=f"{method}: %{{x:+d}} points<br>%{{y:.3g}} %<extra></extra>",
+            row=1, col=1,
         )  # fmt: skip
         figure.add_scatter(
-            x=near["distance"].to_numpy(), y=100 * near["moved"].to_numpy(), name=method, mode="lines+markers",
+            x=near["distance"].to_numpy(), y=100 * near["moved"].to_numpy(float), name=method,
             line={"color": color, "width": 1.5}, marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7},
-            legendgroup=method, showlegend=False,
+            mode="lines+markers", legendgroup=method, showlegend=False,
             hovertemplate=f"{method}<br>%{{x:.2f}} steps away: %{{y:.3g}} % moved<extra></extra>", row=1, col=2,
         )  # fmt: skip
     moves = table["move"]

@@ -26,7 +26,7 @@ BINS = 10  # of the distance from the nearest point, 0 to half a step
 
 
 class Moves(Viewable):
-    """The codes of compressed weights, by name, beside those of `nearest`, all of the weight w [out, in].
+    """The codes of compressed weights, by name, beside those of `nearest`; all are of the weight w [out, in].
 
     Codes are compared as places on the grid, so that a learned step counts as no move. Refused where the grids have
     another number of points.
@@ -44,8 +44,10 @@ class Moves(Viewable):
         self.w, self.nearest, self.methods, self.name = w.float(), nearest, dict(methods), name
         for label, made in self.methods.items():
             if made.shape != nearest.shape or len(made.grid.values) != len(nearest.grid.values):
-                raise Refused(f"{label}: {made.shape} on {len(made.grid.values)} points cannot be compared with "
-                              f"{nearest.shape} on {len(nearest.grid.values)}: take the same bits for both")  # fmt: skip
+                sizes = [f"{each.shape} on {len(each.grid.values)} points" for each in (made, nearest)]
+                raise Refused(
+                    f"{label}: {sizes[0]} cannot be compared with {sizes[1]}: take the same bits for both"
+                )
         self._start = _places(nearest)
 
     def moved(self, name: str) -> Tensor:
