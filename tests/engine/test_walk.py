@@ -101,6 +101,19 @@ def test_one_block_in_memory_gives_the_same_weights():
     assert all(torch.equal(framed[name].codes, whole[name].codes) for name in whole)
 
 
+def test_matrices_of_blocks_that_were_passed_do_not_stay():
+    """A float32 matrix for each layer of a large model would be more than memory."""
+    model = wb.load("tiny-llama")
+    batches = wb.evaluation(model, part="calibration", tokens=512).inputs_only()
+    method = wb.RTN(scale_search="activation")
+    work = {entry.layer.name: entry.methods for entry in wb.plan(model, Recipe([method])).work}
+    walk = Walk(model, work, batches)
+    for name, _made in walk.run():
+        held = {layer.block for layer in walk.running}
+        assert held == {model.layer(name).block}
+    assert not walk.running
+
+
 def test_a_killed_run_goes_on_from_the_layers_it_kept(model, tmp_path):
     recipe = Recipe([wb.GPTQ(bits=3, group_size=16)])
     expected = wb.apply(model, recipe, calibration=[IDS])

@@ -62,9 +62,13 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """A forecast: the codes of every layer, and the largest layer a few times over in float32."""
-        sizes = [planned.layer.parameters for planned in self.work]
-        return sum(sizes) + 16 * max(sizes, default=0)
+        """A forecast: the codes of every layer, and what the work itself takes."""
+        return sum(planned.layer.parameters for planned in self.work) + self.working_bytes
+
+    @property
+    def working_bytes(self) -> int:
+        """The largest layer a few times over in float32: what is needed where finished layers are kept in files."""
+        return 16 * max((planned.layer.parameters for planned in self.work), default=0)
 
     @property
     def table(self) -> pd.DataFrame:

@@ -86,7 +86,16 @@ def apply(
     Raises Refused before the work starts where the recipe cannot be applied.
     """
     planned = plan(model, recipe)
-    require(planned.peak_bytes, recipe.label, "choose fewer layers with a selector, or close other programs")
+    needed, way_out = (
+        planned.peak_bytes,
+        "keep finished layers in a folder (keep), or choose fewer with a selector",
+    )
+    if keep is not None:
+        needed, way_out = (
+            planned.working_bytes,
+            "choose fewer layers with a selector, or close other programs",
+        )
+    require(needed, recipe.label, way_out)
     work = {entry.layer.name: entry.methods for entry in planned.work}
     done = _reusable(planned, resume)
     given = None if calibration is None else list(calibration)

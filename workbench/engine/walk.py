@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..grid import CompressedWeight, Report, Running
-from ..jobs import Job, available, heard
+from ..jobs import Job, available, heard, trim
 from ..methods import Method, Span, Statistics, Transform, storable
 from ..model import Chain, Flow, Layer, Model, Weights
 from .compose import compared, compress
@@ -64,6 +64,8 @@ class Walk:
             for index in range(len(chain)):
                 with chain.opened(index):
                     yield from self._block(chain, index)
+                if self.frame:
+                    trim()
             yield from self._part(after, lambda hear, few=False: self._leave(chain, hear, few))
 
     def _block(self, chain: Chain, index: int) -> Iterator[tuple[str, CompressedWeight]]:
@@ -86,6 +88,9 @@ class Walk:
             self.flows = [chain.step(index, flow, self._passing) for flow in self.flows]
             if self.originals:
                 self.originals = [chain.step(index, flow, self._overlaid) for flow in self.originals]
+        for layer in layers:  # the data has passed: their matrices need not stay
+            if layer.name in self.work:
+                self.running.pop(layer, None)  # an expert that saw no token has none
 
     def _part(self, layers: Sequence[Layer], listen: Listen) -> Iterator[tuple[str, CompressedWeight]]:
         """Layers that run one after another, stage by stage: those that read the same input together."""

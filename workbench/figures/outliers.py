@@ -47,7 +47,7 @@ def channels_figure(
     styled(figure, theme)
     all_axes(figure)
     for row, what in enumerate(("max |x|", "max |w|"), 1):
-        values = np.concatenate([np.asarray(t.y, float) for t in figure.select_traces(row=row, col=1)])
+        values = np.concatenate([sides[row - 1] for sides in (before, after) if sides is not None])
         figure.update_yaxes(**log_axis(values), title_text=what, row=row, col=1)
     if by_loudness:
         figure.update_xaxes(type="log", dtick=1, range=[-0.03, np.log10(max(2, len(order))) + 0.03])

@@ -28,8 +28,8 @@ BINS = 10  # of the distance from the nearest point, 0 to half a step
 class Moves(Viewable):
     """The codes of compressed weights, by name, beside those of `nearest`; all are of the weight w [out, in].
 
-    Codes are compared as places on the grid, so that a learned step counts as no move. Refused where the grids have
-    another number of points.
+    Codes are compared as places on the grid, so that a learned step counts as no move. Refused where the grids, their
+    zero points or the groups are others.
     """
 
     def __init__(
@@ -43,10 +43,9 @@ class Moves(Viewable):
             raise Refused("no method was given to compare with round to nearest")
         self.w, self.nearest, self.methods, self.name = w.float(), nearest, dict(methods), name
         for label, made in self.methods.items():
-            if made.shape != nearest.shape or len(made.grid.values) != len(nearest.grid.values):
-                sizes = [f"{each.shape} on {len(each.grid.values)} points" for each in (made, nearest)]
+            if reason := _other_grid(made, nearest):
                 raise Refused(
-                    f"{label}: {sizes[0]} cannot be compared with {sizes[1]}: take the same bits for both"
+                    f"{label}: its codes cannot be compared with those of round to nearest: {reason}"
                 )
         self._start = _places(nearest)
 
@@ -104,6 +103,21 @@ class Moves(Viewable):
 
 
 def _places(made: CompressedWeight) -> Tensor:
-    """Place of each weight among the ascending values of its grid, in the order of the inputs."""
-    places = torch.searchsorted(made.grid.values, made.grid.decode(made.codes).contiguous())
-    return places if made.order is None else places[:, made.order.argsort()]
+    """Place of each weight among the ascending values of its grid."""
+    return torch.searchsorted(made.grid.values, made.grid.decode(made.codes).contiguous())
+
+
+def _other_grid(made: CompressedWeight, nearest: CompressedWeight) -> str:
+    """Why codes of the two do not mean the same; empty where they do."""
+    points = [len(each.grid.values) for each in (made, nearest)]
+    if made.shape != nearest.shape or points[0] != points[1]:
+        return (
+            f"{made.shape} on {points[0]} points against {nearest.shape} on {points[1]}; take the same bits"
+        )
+    if made.blocks != nearest.blocks or made.order is not None or nearest.order is not None:
+        return "other weights share a scale; take the same groups, and static ones"
+    if (made.zero is None) != (nearest.zero is None):
+        return "only one of them has zero points; take symmetric for both or for none"
+    if made.zero is not None and nearest.zero is not None and bool((made.zero != nearest.zero).any()):
+        return "their zero points differ; take the same scale_search for both"
+    return ""

@@ -3,6 +3,6 @@
 from .beat import Listener, beat, heard
 from .job import Cancelled, Job
 from .latest import Latest
-from .memory import available, peak, require
+from .memory import available, peak, require, trim
 
-__all__ = ["Cancelled", "Job", "Latest", "Listener", "available", "beat", "heard", "peak", "require"]
+__all__ = ["Cancelled", "Job", "Latest", "Listener", "available", "beat", "heard", "peak", "require", "trim"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,16 @@ def require(needed: int, what: str, way_out: str) -> None:
         raise Refused(
             f"{what} takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: {way_out}"
         )
+
+
+def trim() -> None:
+    """Give freed memory back to the system. glibc keeps freed matrices of many threads in its arenas, which adds up to
+    as much again for each block of a large network; other allocators do it by themselves."""
+    import ctypes
+
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak() -> int:

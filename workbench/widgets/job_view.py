@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import ipywidgets as ipw
 
-from ..jobs import Job
+from ..jobs import Job, peak
 
 
 class JobView(ipw.VBox):
@@ -44,7 +44,8 @@ class JobView(ipw.VBox):
         self.bar.value = job.done / job.total if job.total else 0
         if not job.cancelling:
             left = job.seconds_left
-            self.text.value = job.text + (f" · {left:.0f} s left" if left is not None and left >= 1 else "")
+            said = [job.text, f"{left:.0f} s left"] if left is not None and left >= 1 else [job.text]
+            self.text.value = " · ".join([*said, f"peak {peak() / 1e9:.1f} GB"])
         if job.state in ("done", "cancelled", "failed"):
             self.layout.display = "none"
             self.job = None
