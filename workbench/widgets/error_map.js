@@ -265,12 +265,16 @@ function render({ model, el }) {
   for (const [event, call] of Object.entries(on)) model.on(event, call);
   const watcher = new ResizeObserver(settle);
   watcher.observe(stage);
+  // Another theme: the style sheet gives the colour a transition, however short, and its end is heard here.
+  const themed = (event) => { if (event.target === el && event.propertyName === "color") draw(); };
+  el.addEventListener("transitionend", themed);
   const hint = "wheel: zoom · drag: pan · double click: whole";
   line.textContent = hint;
   view = [0, 0, model.get("rows"), model.get("columns")];
   legend(); settle();
   return () => {
     for (const [event, call] of Object.entries(on)) model.off(event, call);
+    el.removeEventListener("transitionend", themed);
     watcher.disconnect(); clearTimeout(timer);
   };
 }
