@@ -27,6 +27,7 @@ _HOMES = {
     "Variant": "engine",
     "apply": "engine",
     "compress": "engine",
+    "fold": "engine.fold",
     "plan": "engine",
     "mobilequant": "engine.integer",
     "evaluation": "measure",
@@ -41,6 +42,7 @@ _HOMES = {
     "Histogram": "inspect",
     "Sensitivity": "inspect",
     "DesignSpace": "inspect",
+    "Comparison": "inspect",
     "Session": "inspect",
     "export": "files.export",
     "Bench": "widgets",
@@ -75,12 +77,13 @@ if TYPE_CHECKING:
         widgets,
     )
     from .engine import Recipe, Step, Variant, apply, compress, plan
+    from .engine.fold import fold
     from .engine.integer import mobilequant
     from .errors import Refused
     from .files.export import export
     from .files.load import load
     from .grid import CompressedWeight
-    from .inspect import DesignSpace, ErrorMap, Histogram, Sensitivity, Session, Spectrum
+    from .inspect import Comparison, DesignSpace, ErrorMap, Histogram, Sensitivity, Session, Spectrum
     from .jobs import Job
     from .measure import Quality, evaluation
     from .methods import Method, Statistics

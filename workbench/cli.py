@@ -26,6 +26,7 @@ from .shell.sensitivity import sensitivity
 from .shell.work import (
     calibration_batches,
     evaluation_data,
+    folded,
     layer_table,
     left_out,
     make_plan,
@@ -237,6 +238,9 @@ def compress(
     calibration: CALIBRATION = None,
     keep: KEEP = None,
     prefix: PREFIX = "compressed",
+    fold: Annotated[
+        bool, typer.Option("--fold", help="move input scales (AWQ, SmoothQuant) into norms and layers before")
+    ] = False,
     as_json: JSON = False,
 ) -> Report:
     """Apply a recipe and write the result as a checkpoint that loads wherever the original does."""
@@ -253,6 +257,8 @@ def compress(
     check_export(found, out, format)
     variant = make_variant(report, found, planned, calibration, keep, prefix)
     frame = run_job("comparing", lambda job: inspect.layers(variant, job=job))
+    if fold:
+        variant = folded(report, variant)
     with progress("writing") as tell:
         written = export(variant, out, format=format, step=tell)
     packed = storage(found, variant.weights)

@@ -49,9 +49,8 @@ def main() -> None:
     model = wb.load("smollm2-135m")
     batches = evaluation(model, part="calibration", tokens=8192).inputs_only()
     quality = Quality(model, evaluation(model, tokens=4096))
-    print(
-        f"{model.name}, {options.bits} bits, groups of 64; perplexity {quality.base['perplexity']:.2f} unchanged"
-    )
+    unchanged = quality.measure({})["perplexity"]
+    print(f"{model.name}, {options.bits} bits, groups of 64; perplexity {unchanged:.2f} unchanged")
     print(
         f"{'recipe':<16} {'KL':>8} {'/ rtn':>6} {'perplexity':>10} {'top-1':>6} {'bits':>6} {'seconds':>8} {'GB':>5}"
     )

@@ -82,6 +82,16 @@ def make_variant(
     return made
 
 
+def folded(report: Report, variant: Variant) -> Variant:
+    """With input scales moved into what makes the inputs, where that is possible; where, is said."""
+    from ..engine.fold import fold
+
+    made = fold(variant)
+    for line in made.notes[len(variant.notes) :]:
+        report.say(line)
+    return made
+
+
 def calibration_batches(
     report: Report, model: Model, planned: Plan, text: Path | None
 ) -> list[Tensor] | None:
