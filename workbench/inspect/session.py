@@ -76,7 +76,7 @@ class Session:
         self._data = data
         self.history = History(Variant(self.model, Recipe()))
         if model.overlays:  # what was done to it already lies on the bench as the first variant
-            self.history.add(Variant(self.model, Recipe(), model.overlays))
+            self.history.add(Variant(self.model, Recipe(), model.overlays, vectors=model.vectors))
         self.method: Method = method or METHODS["rtn"]()
         self.selector = "*"
         self._layer = model.layer(layer).name if layer else _first_choice(model).name
