@@ -237,7 +237,12 @@ def test_an_export_has_the_measures_that_were_said(shell, llama_folder, recipe, 
 
 
 def test_scales_can_be_folded_into_the_layers_before(shell, llama_folder, recipe, text_file):
-    words = ("--recipe", recipe("steps:\n  - {method: awq, bits: 3, group_size: 32}\n"), "--calibration", text_file)
+    words = (
+        "--recipe",
+        recipe("steps:\n  - {method: awq, bits: 3, group_size: 32}\n"),
+        "--calibration",
+        text_file,
+    )
     whole = shell("compress", llama_folder, *words, "--out", "whole")
     folded = shell("compress", llama_folder, *words, "--out", "folded", "--fold")
     assert "input scales folded" not in whole.err
@@ -246,7 +251,9 @@ def test_scales_can_be_folded_into_the_layers_before(shell, llama_folder, recipe
         shell("measure", out, "--text", text_file, "--json").document["model"]["perplexity"]
         for out in ("whole", "folded")
     ]
-    assert measures[0] == pytest.approx(measures[1], rel=2e-2)  # the rows of folded layers are rounded with s in them
+    assert measures[0] == pytest.approx(
+        measures[1], rel=2e-2
+    )  # the rows of folded layers are rounded with s in them
     norms = [wb.load(out).source.read("model.layers.0.input_layernorm.weight") for out in ("whole", "folded")]
     assert not torch.equal(*norms)
 

@@ -28,6 +28,7 @@ _HOMES = {
     "apply": "engine",
     "compress": "engine",
     "fold": "engine.fold",
+    "with_outliers": "engine",
     "plan": "engine",
     "mobilequant": "engine.integer",
     "evaluation": "measure",
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
         speed,
         widgets,
     )
-    from .engine import Recipe, Step, Variant, apply, compress, plan
+    from .engine import Recipe, Step, Variant, apply, compress, plan, with_outliers
     from .engine.fold import fold
     from .engine.integer import mobilequant
     from .errors import Refused

@@ -254,13 +254,16 @@ def compress(
     steps = Recipe.load(recipe)
     found = load(model)
     planned = make_plan(report, found, steps)
-    check_export(found, out, format)
+    shifted = [e.layer.name for e in planned.work if any(m.kind == "correct" for m in e.methods)]
+    check_export(found, out, format, shifted)
     variant = make_variant(report, found, planned, calibration, keep, prefix)
     frame = run_job("comparing", lambda job: inspect.layers(variant, job=job))
     if fold:
         variant = folded(report, variant)
     with progress("writing") as tell:
         written = export(variant, out, format=format, step=tell)
+    for note in written["notes"]:
+        report.say(note)
     packed = storage(found, variant.weights)
     report.document = {
         **written,

@@ -390,3 +390,14 @@ def cancelling_after(count, session, monkeypatch, before=False):
 
     monkeypatch.setattr("workbench.engine.variant.compress", stopping)
     return finished
+
+
+def test_a_model_whose_norms_were_changed_too_lies_on_the_bench_as_it_is(llama, data):
+    """Folded scales live in norms as well as in weights: without the norms it would be another network."""
+    from workbench.engine.fold import fold
+
+    folded = fold(wb.apply(llama, wb.Recipe([wb.SmoothQuant()]), calibration=data.inputs_only()))
+    session = Session(folded.model, data)
+    assert session.history.variant.vectors.keys() == folded.vectors.keys()
+    found = wb.inspect.model(session.history.variant, session.quality)["kl"].item()
+    assert abs(found) < 1e-5, "the float function of the base"

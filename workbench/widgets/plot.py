@@ -74,7 +74,8 @@ class Plot(anywidget.AnyWidget):
 
 def curve_view(inspector: Any) -> Plot:
     """An inspector that is a chart, in a cell of its own."""
-    return Plot(inspector.figure(), height=260)
+    figure = inspector.figure()
+    return Plot(figure, height=int(figure.layout.height or 260))
 
 
 VIEWS.add("Viewable", curve_view)
