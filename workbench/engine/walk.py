@@ -61,14 +61,18 @@ class Walk:
             every = [method for methods in self.work.values() for method in methods]
             both = any(method.works_on == "block" or "cross" in method.needed for method in every)
             self.originals = list(self.flows) if both else []
-            for index in range(len(chain)):
+            # Nothing is handed on behind the last block that has work to do.
+            ahead = self._works(after)
+            busy = [index for index, layers in enumerate(chain.layers) if self._works(layers)]
+            stop = len(chain) if ahead else max(busy, default=-1) + 1
+            for index in range(stop):
                 with chain.opened(index):
-                    yield from self._block(chain, index)
+                    yield from self._block(chain, index, going_on=index < stop - 1 or ahead)
                 if self.frame:
                     trim()
             yield from self._part(after, lambda hear, few=False: self._leave(chain, hear, few))
 
-    def _block(self, chain: Chain, index: int) -> Iterator[tuple[str, CompressedWeight]]:
+    def _block(self, chain: Chain, index: int, going_on: bool) -> Iterator[tuple[str, CompressedWeight]]:
         layers = chain.layers[index]
         whole = [layer for layer in layers if any(m.works_on == "block" for m in self._todo(layer))]
 
@@ -84,7 +88,7 @@ class Walk:
         if whole:
             yield from self._rebuilt(chain, index, whole, listen)
         yield from self._part([layer for layer in layers if layer not in whole], listen)
-        if index < len(chain) - 1 or chain.outside:
+        if going_on:
             self.flows = [chain.step(index, flow, self._passing) for flow in self.flows]
             if self.originals:
                 self.originals = [chain.step(index, flow, self._overlaid) for flow in self.originals]
@@ -195,6 +199,9 @@ class Walk:
 
     def _weight(self, layer: Layer) -> Tensor:
         return self.model.weight(layer.name)
+
+    def _works(self, layers: Sequence[Layer]) -> bool:
+        return any(layer.name in self.work for layer in layers)
 
     def _todo(self, layer: Layer) -> Sequence[Method]:
         return () if layer.name in self.done else self.work.get(layer.name, ())
