@@ -251,9 +251,8 @@ def test_scales_can_be_folded_into_the_layers_before(shell, llama_folder, recipe
         shell("measure", out, "--text", text_file, "--json").document["model"]["perplexity"]
         for out in ("whole", "folded")
     ]
-    assert measures[0] == pytest.approx(
-        measures[1], rel=2e-2
-    )  # the rows of folded layers are rounded with s in them
+    # The rows of folded layers are rounded with s in them.
+    assert measures[0] == pytest.approx(measures[1], rel=2e-2)
     norms = [wb.load(out).source.read("model.layers.0.input_layernorm.weight") for out in ("whole", "folded")]
     assert not torch.equal(*norms)
 

@@ -247,9 +247,8 @@ def test_a_reload_in_the_middle_of_an_apply_loses_nothing_and_cancel_keeps_the_f
     cancel.click()
     page.wait_for_function("() => document.querySelectorAll('.wb-bench .wb-chip').length === 2")
     seconds = time.monotonic() - began
-    assert (
-        seconds < 10
-    )  # a page that has just been loaded is still drawing; the kernel's own answer is a unit test
+    # A page that has just been loaded is still drawing; the kernel's own answer is a unit test.
+    assert seconds < 10
     chips = page.locator(".wb-bench .wb-chip").all_text_contents()
     assert chips[0] == "base"
     assert "(partial)" in chips[1]

@@ -150,9 +150,8 @@ def matrices(draw, least=1):
         w = (w * 4).round() / 8
     if draw(st.booleans()):
         w[:, : inputs // 2] = 0
-    w = draw(
-        st.sampled_from([w, w, w.abs(), -w.abs(), w + 3])
-    )  # one-sided groups: zero is in the range all the same
+    # One-sided groups: zero is in the range all the same.
+    w = draw(st.sampled_from([w, w, w.abs(), -w.abs(), w + 3]))
     return w * 10.0 ** draw(st.integers(-3, 3))
 
 

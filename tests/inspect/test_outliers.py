@@ -64,9 +64,8 @@ def test_smoothquant_at_one_half_makes_both_sides_equal(smoothed):
     """The card's property: max |x / s| = max |w s| in every channel, over all layers that read the input."""
     for name in (UP, DOWN, "model.layers.0.self_attn.k_proj"):
         table = smoothed.layer(name).table
-        np.testing.assert_allclose(
-            table["max_abs_after"], table["weight_max_after"], rtol=2e-3
-        )  # s in half precision
+        # S in half precision.
+        np.testing.assert_allclose(table["max_abs_after"], table["weight_max_after"], rtol=2e-3)
         np.testing.assert_allclose(
             table["max_abs_after"] * table["weight_max_after"],
             table["max_abs"] * table["weight_max"],

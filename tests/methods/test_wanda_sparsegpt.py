@@ -75,9 +75,8 @@ def test_golden_of_sparsegpt():
     x = torch.tensor([[1.0, 1], [1, 0], [0, 1]])
     w = torch.tensor([[0.1, 1.0]])
     made = wb.SparseGPT(n_m=(1, 2), damp=0).compress(w, statistics(x))
-    torch.testing.assert_close(
-        made.dequantize(), torch.tensor([[0, 1.05]]), atol=5e-4, rtol=0
-    )  # stored as halves
+    # Stored as halves.
+    torch.testing.assert_close(made.dequantize(), torch.tensor([[0, 1.05]]), atol=5e-4, rtol=0)
     assert made.report.curves["output error^2"][-1] == pytest.approx(0.005, abs=1e-6)
     assert (x @ (made.dequantize() - w).T).square().sum().item() == pytest.approx(0.015, abs=1e-4)
 

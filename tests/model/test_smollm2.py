@@ -260,9 +260,8 @@ def test_the_fetched_model_predicts_english():
 def test_the_fetched_model_has_the_perplexity_of_its_card():
     seen, _ = fetch.perplexity(zoo.SMOLLM2.folder, zoo.data_folder() / zoo.SMOLLM2.evaluation)
     assert seen == pytest.approx(zoo.SMOLLM2.record["test_perplexity"]["evaluation.txt"], rel=1e-3)
-    assert seen == pytest.approx(
-        42.77, rel=0.01
-    )  # the package's own weights through transformers' reader: the same
+    # The package's own weights through transformers' reader: the same.
+    assert seen == pytest.approx(42.77, rel=0.01)
 
 
 @fetched

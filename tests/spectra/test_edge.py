@@ -27,9 +27,8 @@ def test_golden_edge_of_the_marchenko_pastur_law():
 
 
 def test_uniform_rounding_noise_reaches_the_edge_within_three_percent():
-    noise = np.random.default_rng(0).uniform(
-        -0.5, 0.5, (512, 1024)
-    )  # the error of a step of 1: variance 1/12
+    # The error of a step of 1: variance 1/12.
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (512, 1024))
     assert spectral_norm(noise) == pytest.approx(noise_edge(1 / 12, (512, 1024)), rel=0.03)
 
 

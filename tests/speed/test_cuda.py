@@ -38,9 +38,8 @@ class RawModule:
         def launch(grid, block, arguments, *, shared_mem: int) -> None:
             a, b, c, M, N, K = arguments
             assert (a.shape, b.shape, c.shape) == ((M, K), (K, N), (M, N))
-            assert all(
-                isinstance(size, np.int32) for size in (M, N, K)
-            )  # a Python int would be passed as 64 bits
+            # A Python int would be passed as 64 bits.
+            assert all(isinstance(size, np.int32) for size in (M, N, K))
             self.launches.append((name, grid, block, shared_mem))
             np.matmul(a, b, out=c)
             c *= 1 + self.wrong

@@ -112,9 +112,8 @@ def frontier(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(bits per weight, least sum of KL): one point wherever another bit of budget buys something."""
     curves = Curves.of(table)
     solved = _solved(curves, curves.largest)
-    order = np.lexsort(
-        (solved.best, solved.spent)
-    )  # cells are rounded sizes, so true ones may be out of order
+    # Cells are rounded sizes, so true ones may be out of order.
+    order = np.lexsort((solved.best, solved.spent))
     best, spent = solved.best[order], solved.spent[order]
     better = best < np.minimum.accumulate(np.r_[np.inf, best])[:-1]
     return (curves.smallest + spent[better]) / curves.weights, best[better]

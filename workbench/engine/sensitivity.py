@@ -29,10 +29,8 @@ from .walk import check_rank
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS, IMAGES = (
-    2048,
-    256,
-)  # a layer is judged on, unless said otherwise: its rank among the others is stable by then
+# A layer is judged on so many, unless said otherwise: its rank among the others is stable by then.
+TOKENS, IMAGES = 2048, 256
 HEARD_TOKENS, HEARD_IMAGES = 1024, 32  # inputs of the output's error, where no calibration is given
 
 SENSITIVITY_COLUMNS = {

@@ -22,9 +22,8 @@ from .plan import Plan, plan
 from .recipe import Recipe
 from .walk import Prefix, Walk, too_large
 
-CHECKED_FIRST = (
-    10**9
-)  # weights that are read once more to look for NaN; beyond, a layer is refused when it comes
+# Weights that are read once more to look for NaN; beyond, a layer is refused when it comes.
+CHECKED_FIRST = 10**9
 
 
 @dataclass(frozen=True)

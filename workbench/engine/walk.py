@@ -131,9 +131,8 @@ class Walk:
         for group in order.groups:
             stages.setdefault(EXPERT.sub("experts", group[0].name), []).extend(group)
         place = {EXPERT.sub("experts", layer.name): stage for stage in stages.values() for layer in stage}
-        for (
-            layer
-        ) in layers:  # nothing of the first batch reached it: an expert of the same place says when it runs
+        for layer in layers:
+            # Where nothing of the first batch reached it, an expert of the same place says when it runs.
             if layer.name not in order.found:
                 name = EXPERT.sub("experts", layer.name)
                 place.get(name, stages.setdefault(name, [])).append(layer)

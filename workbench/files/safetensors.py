@@ -109,9 +109,8 @@ class SafetensorsFile(Source):
         if raw.data_ptr() % dtype.itemsize:
             raw = raw.clone()  # an odd header length: torch's kernels load whole elements
         if dtype == torch.bool:
-            return raw.ne(0).reshape(
-                shape
-            )  # a byte of 2 is no valid bool in torch, and the file may hold one
+            # A byte of 2 is no valid bool in torch, and the file may hold one.
+            return raw.ne(0).reshape(shape)
         return raw.view(dtype).reshape(shape)
 
     def _bytes(self, offset: int, count: int) -> Tensor:

@@ -166,9 +166,8 @@ class FloatGrid(Grid):
     @classmethod
     def of(cls, dtype: torch.dtype) -> FloatGrid:
         name = str(dtype).removeprefix("torch.")
-        return cls.model_validate(
-            {"dtype_name": name if name in FLOATS else "float32"}
-        )  # fp8 is stored widened
+        # fp8 is stored widened.
+        return cls.model_validate({"dtype_name": name if name in FLOATS else "float32"})
 
     @property
     def code_bits(self) -> int:

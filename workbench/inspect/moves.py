@@ -85,9 +85,8 @@ class Moves(Viewable):
         rows = []
         edges = np.linspace(0, 0.5, BINS + 1)
         place = np.clip(np.digitize(self.distance.numpy(), edges) - 1, 0, BINS - 1)
-        inside = (
-            self.distance.numpy() <= 0.5 + 1e-6
-        )  # beyond the ends of the grid a weight was cut, not rounded
+        # Beyond the ends of the grid a weight was cut, not rounded.
+        inside = self.distance.numpy() <= 0.5 + 1e-6
         for name in self.methods:
             moved = (self.moved(name) != 0).numpy()
             for b in range(BINS):

@@ -196,9 +196,8 @@ def _owner(module: nn.Module, parameter: str) -> nn.Module | None:
 def _on_inputs(quantize: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Any, ...]]:
     def apply(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x = inputs[0]
-        rows = (
-            x.flatten(1) if isinstance(module, nn.Conv2d) else x
-        )  # what a token is to a convolution: one image
+        # What a token is to a convolution: one image.
+        rows = x.flatten(1) if isinstance(module, nn.Conv2d) else x
         return (quantize(rows).view_as(x), *inputs[1:])
 
     return apply
