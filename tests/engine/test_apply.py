@@ -194,12 +194,30 @@ def test_cancel_during_calibration_leaves_an_empty_partial_variant(model, calibr
 def test_resume_calibrates_only_what_is_left(model, calibrated):
     recipe = Recipe([calibrated()])
     _, partial = cancelled_after(model, recipe, 4 - 1, calibration=[IDS])
-    # No layer is left that needs an input but the last; with all done, no calibration is needed at all.
+    # No layer is left that needs an input but the last.
     whole = wb.apply(model, recipe, calibration=[IDS], resume=partial)
     assert len(calibrated.calls) == 4
-    again = wb.apply(model, recipe, resume=whole)
+    again = wb.apply(model, recipe, calibration=[IDS], resume=whole)
     assert same(dict(again.weights), dict(whole.weights))
     assert len(calibrated.calls) == 4
+
+
+def test_resume_takes_nothing_that_would_come_out_differently(model):
+    """Other data, another prefix, fewer layers before it: what was calibrated there is made again."""
+    method = wb.RTN(bits=2, group_size=16, scale_search="activation")
+    recipe, last = Recipe([method]), LINEAR[-1]
+    whole = wb.apply(model, recipe, calibration=[IDS])
+    alone, others = Recipe([Step(method, last)]), IDS.flip(0, 1) % 13
+    for changed, options in (
+        (alone, {"calibration": [IDS]}),
+        (recipe, {"calibration": [others]}),
+        (recipe, {"calibration": [IDS], "prefix": "original"}),
+    ):
+        fresh = wb.apply(model, changed, **options)
+        assert same(dict(wb.apply(model, changed, resume=whole, **options).weights), dict(fresh.weights))
+    assert not torch.equal(
+        wb.apply(model, alone, calibration=[IDS]).weights[last].codes, whole.weights[last].codes
+    )
 
 
 def test_a_change_on_top_of_a_variant_sees_its_weights(model):

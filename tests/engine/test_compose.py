@@ -7,8 +7,9 @@ import torch
 
 import workbench as wb
 from workbench.engine import Recipe, compress, plan
-from workbench.engine.compose import added, notes, objection, output_error
+from workbench.engine.compose import added, compared, notes, objection, output_error
 from workbench.errors import Refused
+from workbench.grid import FloatGrid
 from workbench.methods import Statistics
 
 
@@ -102,6 +103,50 @@ def test_bias_correction_comes_last_and_helps(layer):
     )
 
 
+def test_kinds_work_in_their_order_whatever_the_recipes(layer):
+    w, known = layer
+    assert chain(wb.Activations(), wb.RTN()) == ["rtn", "activations"]
+    assert chain(wb.RTN(), wb.SparseGPT()) == ["sparsegpt", "rtn"]
+    assert chain(wb.RTN(), wb.Magnitude()) == ["rtn", "magnitude"]  # on what was rounded, as it was asked
+    one, other = (
+        compress(w, methods, known)
+        for methods in (
+            [wb.RTN(), wb.SparseGPT(), wb.Activations()],
+            [wb.Activations(), wb.SparseGPT(), wb.RTN()],
+        )
+    )
+    assert one.inputs is not None
+    assert one.sparsity == 0.5
+    assert one.bits_per_weight < 5
+    assert torch.equal(one.dequantize(), other.dequantize())
+
+
+def test_losing_to_the_plain_method_is_seen_with_divided_and_quantized_inputs(layer):
+    """The plain method gets the same division and the same quantizer, so that rounding alone is judged."""
+    w, known = layer
+    methods = [wb.SmoothQuant(), wb.GPTQ(bits=8, group_size=32), wb.Activations(granularity="tensor")]
+    facts = compared(w, compress(w, methods, known), methods, known).facts
+    plain = [wb.SmoothQuant(), wb.RTN(bits=8, group_size=32), wb.Activations(granularity="tensor")]
+    expected = output_error(w, compress(w, plain, known), known)
+    assert facts["output error of rtn"] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_float_dtype_are_taken(layer, dtype):
+    w, known = layer
+    parameter = torch.nn.Parameter(w.to(dtype).T.contiguous()).T  # not contiguous, asks for gradients
+    made = compress(parameter, [wb.AWQ(), wb.GPTQ()], known)
+    assert made.dequantize().dtype == torch.float32
+
+
+def test_a_weight_that_is_not_finite_is_refused(layer):
+    w = layer[0].repeat(8, 8)
+    w[3, 5] = torch.nan
+    for method in (wb.RTN(), wb.HQQ(), wb.Magnitude()):
+        with pytest.raises(Refused, match="NaN or infinite"):
+            compress(w, [method])
+
+
 def test_every_pair_composes_or_says_why(layer):
     """All ordered pairs of methods: a finite result, or one sentence."""
     from workbench.methods import METHODS
@@ -119,4 +164,13 @@ def test_every_pair_composes_or_says_why(layer):
             methods = added(added((), one), two)
             made = compress(w, methods, known)
             assert torch.isfinite(made.dequantize()).all(), (first, second)
+            kinds = {method.kind for method in methods}
+            assert (made.mask is not None) == ("prune" in kinds), (first, second)
+            assert isinstance(made.grid, FloatGrid) != any(m.rounds for m in methods), (first, second)
+            if "activation" in kinds:
+                assert made.inputs is not None, (first, second)
+            if "correct" in kinds:
+                assert made.shift is not None, (first, second)
+            if "smoothquant" in (first, second):
+                assert made.input_scale is not None, (first, second)
             assert made.shape == (48, 64)

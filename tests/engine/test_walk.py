@@ -238,3 +238,88 @@ def test_a_cancelled_calibration_is_no_error(model):
     assert (
         Stopping(lambda job: wb.apply(model, Recipe([wb.GPTQ()]), calibration=[IDS], job=job)).run().partial
     )
+
+
+BLOCK = {"reconstruct": "block", "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def llama():
+    model = wb.load("tiny-llama")
+    return model, wb.evaluation(model, part="calibration", tokens=1024).inputs_only()
+
+
+def test_each_layer_of_a_block_that_is_rebuilt_gets_its_own_method(llama):
+    model, batches = llama
+    recipe = Recipe(
+        [
+            Step(wb.AdaRound(bits=4, **BLOCK), "*.layers.0.*"),
+            Step(wb.AdaRound(bits=8, **BLOCK), "*.layers.0.mlp.down_proj"),
+            Step(wb.FlexRound(bits=3, **BLOCK), "*.layers.0.self_attn.*"),
+        ]
+    )
+    made = wb.apply(model, recipe, calibration=batches)
+    for name, weight in made.weights.items():
+        expected = 8 if "down" in name else 3 if "attn" in name else 4
+        assert weight.grid.code_bits == expected, name
+    assert len(made.weights) == 7
+
+
+def test_what_comes_before_a_rebuilt_block_is_done_and_what_comes_after_too(llama):
+    model, batches = llama
+    steps = [wb.SmoothQuant(), wb.Wanda(sparsity=0.5), wb.FlexRound(bits=8, **BLOCK), wb.Activations()]
+    made = wb.apply(model, Recipe([Step(m, "*.layers.0.*") for m in steps]), calibration=batches)
+    for name, weight in made.weights.items():
+        assert weight.input_scale is not None, name
+        assert weight.inputs is not None, name
+        assert weight.sparsity == pytest.approx(0.5, abs=0.01), name
+        kept = weight.dequantize()[weight.mask]
+        torch.testing.assert_close(kept, model.weight(name)[weight.mask], atol=0.02, rtol=0.2)
+    scales = [made.weights[f"model.layers.0.self_attn.{n}_proj"].input_scale for n in "qkv"]
+    assert torch.equal(scales[0], scales[1])
+    assert torch.equal(scales[0], scales[2])
+
+
+def test_a_run_killed_inside_a_group_that_shares_scales_gives_the_same_weights(llama, tmp_path):
+    model, batches = llama
+    recipe = Recipe([Step(wb.AWQ(bits=3, grid_points=4), "*.layers.0.*")])
+    whole = wb.apply(model, recipe, calibration=batches, keep=tmp_path / "kept")
+    for file in (tmp_path / "kept").glob("*.safetensors"):
+        if "q_proj" not in file.name:
+            file.unlink()
+    again = wb.apply(model, recipe, calibration=batches, keep=tmp_path / "kept")
+    for name in whole.weights:
+        assert torch.equal(again.weights[name].codes, whole.weights[name].codes), name
+        assert torch.equal(again.weights[name].dequantize(), whole.weights[name].dequantize()), name
+
+
+def test_layers_outside_the_blocks_can_match_the_original_too():
+    model = wb.load("tiny-resnet")
+    images = [wb.evaluation(model, part="calibration").inputs_only()[0][:16]]
+    recipe = Recipe(
+        [Step(wb.GPTQ(bits=4, match="original"), f"{model.layers[0].name}, {model.layers[-1].name}")]
+    )
+    assert len(wb.apply(model, recipe, calibration=images).weights) == 2
+
+
+@pytest.mark.parametrize(
+    "method", [wb.FlexRound(**BLOCK), wb.AdaRound(**BLOCK), wb.MobileQuant(steps=3)], ids=str
+)
+def test_a_network_that_is_no_chain_is_rebuilt_as_one(method):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    made = wb.apply(wb.load(network, task="classification"), Recipe([method]), calibration=[torch.randn(64, 16)])
+    assert len(made.weights) == 2
+
+
+def test_kept_layers_of_another_base_are_told_apart(llama, tmp_path):
+    """Two bases that differ in the bits of one layer alone."""
+    model, batches = llama
+    later = Recipe([Step(wb.RTN(scale_search="activation"), "*.layers.0.self_attn.o_proj")])
+    bases = [
+        wb.apply(model, Recipe([Step(wb.RTN(bits=bits), "*.layers.0.self_attn.q_proj")])).model
+        for bits in (2, 8)
+    ]
+    wb.apply(bases[0], later, calibration=batches, keep=tmp_path / "kept")
+    with pytest.raises(Refused, match=r"another run \(changed differ"):
+        wb.apply(bases[1], later, calibration=batches, keep=tmp_path / "kept")

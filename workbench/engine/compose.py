@@ -8,7 +8,7 @@ codes. What would undo an earlier step is refused with its reason.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def added(before: Sequence[Method], new: Method) -> tuple[Method, ...]:
     if reason := objection(before, new):
         raise Refused(f"{new.label} does not compose with what is before it: {reason}")
     kept = [m for m in before if not _replaces(new, m)]
-    return (*kept, new)
+    return tuple(ordered((*kept, new)))
 
 
 def _replaces(new: Method, old: Method) -> bool:
@@ -79,62 +79,121 @@ def notes(methods: Sequence[Method]) -> list[str]:
     return found
 
 
+@dataclass
+class Work:
+    """One weight on its way through the methods of its layer.
+
+    w [out, in] float32 is the weight times `scale` [in], the product of the transforms' scales (None: no transform),
+    `statistics` those of the input divided by it. `made` is what the methods so far have made of w.
+    """
+
+    w: Tensor
+    statistics: Statistics
+    rounding: Method | None = None  # of several the last
+    scale: Tensor | None = None
+    report: Report = field(default_factory=Report)
+    made: CompressedWeight | None = None
+
+    @classmethod
+    def begun(
+        cls,
+        w: Tensor,
+        methods: Sequence[Method],
+        statistics: Statistics | None,
+        scales: Mapping[str, tuple[Tensor, Report]] | None = None,
+    ) -> Work:
+        """After the transforms. `scales` by name are those [in] that were found for several layers together, and what
+        was learned then; others are found here. Refused where the weight is not finite."""
+        w = w.detach().float().contiguous()
+        if not torch.isfinite(w.sum()) and not torch.isfinite(w).all():
+            raise Refused("the weight has NaN or infinite values: nothing can be made of it")
+        work = cls(w, statistics or NO_STATISTICS)
+        work.rounding = next((m for m in reversed(methods) if m.kind == "quantize"), None)
+        for transform in (m for m in methods if isinstance(m, Transform)):
+            known = transform.given(work.statistics)
+            s, report = (scales or {}).get(transform.name) or transform.search([work.w], known)
+            s = storable(s)
+            work.w, work.statistics = work.w * s, known.scaled(s)
+            work.scale = s if work.scale is None else work.scale * s
+            work.report = work.report + report
+        return work
+
+    @property
+    def current(self) -> Tensor:
+        """The weight [out, in] as the methods so far have left it."""
+        return self.w if self.made is None else self.made.dequantize()
+
+    @property
+    def known(self) -> Statistics:
+        """The statistics, with what a pruner has removed."""
+        return with_mask(self.statistics, None if self.made is None else self.made.mask)
+
+    def add(self, method: Method) -> None:
+        """Let one method work; a transform that only lends its scales has done so."""
+        if isinstance(method, Transform) and method is not self.rounding:
+            return
+        if isinstance(method, Finish):
+            made = uncompressed(self.w) if self.made is None else self.made
+            self.made = method.finish(self.w, made, method.given(self.statistics))
+        elif isinstance(method, Transform):
+            self.join(method, method.compress_scaled(self.current, self.known))
+        else:
+            known = self.known
+            self.join(method, method.compress(self.current, known if known is not NO_STATISTICS else None))
+
+    def join(self, method: Method, step: CompressedWeight) -> None:
+        """Take over what a method has made of `current`: the mask of a pruner stays on the codes of a quantizer,
+        whichever came first."""
+        before = self.made
+        if before is None:
+            self.made = step
+        elif method.kind == "prune" and not method.updates:
+            self.made = before.with_mask(step.mask, step.n_m)
+        else:
+            self.made = step.with_mask(before.mask, before.n_m)
+
+    @property
+    def ended(self) -> CompressedWeight:
+        """What became of the weight, for the undivided input."""
+        made = (uncompressed(self.w) if self.made is None else self.made).with_report(self.report)
+        return made if self.scale is None else made.with_input_scale(self.scale)
+
+
+def ordered(methods: Iterable[Method]) -> list[Method]:
+    """In the order in which they work on a layer: as given, but a pruner that changes what it keeps comes before any
+    rounding, quantized inputs after it, corrections last."""
+    return sorted(methods, key=_place)
+
+
+def _place(method: Method) -> int:
+    if method.kind == "prune" and method.updates:
+        return 1
+    return {"transform": 0, "prune": 2, "quantize": 2, "activation": 3, "correct": 4}[method.kind]
+
+
 def compress(
     w: Tensor,
     methods: Iterable[Method],
     statistics: Statistics | None = None,
     scales: Mapping[str, tuple[Tensor, Report]] | None = None,
 ) -> CompressedWeight:
-    """One weight [out, in] through the methods of a layer, in their order, transforms first.
+    """One weight [out, in] through the methods of a layer, transforms first; see `ordered` and `Work`.
 
-    `scales` by name are those [in] of transforms that were found for several layers together, and what was learned
-    then; others are found here. Methods of the whole model have done their work already.
-    The mask of a pruner stays on the codes of a quantizer, whichever came first.
+    Methods of the whole model have done their work already. Raises Refused where the weight has NaN, where no method is
+    given, and where one misses its statistics.
     """
     listed = list(methods)
     if not listed:
         raise Refused("no method was given: a recipe's step names one")
-    known = statistics or NO_STATISTICS
-    listed = [method for method in listed if not method.whole_model]
-    total: Tensor | None = None
-    learned = Report()
-    for transform in (m for m in listed if isinstance(m, Transform)):
-        known = transform.given(known)
-        s, report = (scales or {}).get(transform.name) or transform.search([w], known)
-        s, learned = storable(s), learned + report
-        w, known = w * s, known.scaled(s)
-        total = s if total is None else total * s
-    rounding = next((m for m in reversed(listed) if m.kind == "quantize"), None)
-    made: CompressedWeight | None = None
+    listed = ordered(method for method in listed if not method.whole_model)
+    work = Work.begun(w, listed, statistics, scales)
     for method in listed:
-        if isinstance(method, Transform) and method is not rounding:
-            continue
-        if isinstance(method, Finish):
-            made = method.finish(w, uncompressed(w) if made is None else made, method.given(known))
-            continue
-        if made is not None:
-            known = with_mask(known, made.mask)
-        current = w if made is None else made.dequantize()
-        step = (
-            method.compress_scaled(current, known)
-            if isinstance(method, Transform)
-            else method.compress(current, known if known is not NO_STATISTICS else None)
-        )
-        if made is None:
-            made = step
-        elif method.kind == "prune":
-            made = (
-                made.with_mask(step.mask, step.n_m)
-                if not method.updates
-                else step.with_mask(made.mask, made.n_m)
-            )
-        else:
-            made = step.with_mask(made.mask, made.n_m)
-    made = (uncompressed(w) if made is None else made).with_report(learned)
-    return made if total is None else made.with_input_scale(total)
+        work.add(method)
+    return work.ended
 
 
 def with_mask(statistics: Statistics, mask: Tensor | None) -> Statistics:
+    """The statistics, knowing what was removed: mask [out, in], True = kept."""
     return statistics if mask is None else replace(statistics, mask=mask)
 
 
@@ -151,7 +210,12 @@ def compared(w: Tensor, made: CompressedWeight, methods: Sequence[Method], stati
     if rounding is None or rounding.baseline is None:
         return Report(facts={of: error})
     plain = rounding.baseline
-    other = replace(plain.compress(w, statistics), inputs=made.inputs)
+    s = made.input_scale if made.inputs is not None else None
+    if s is None:
+        other = replace(plain.compress(w, statistics), inputs=made.inputs)
+    else:  # the quantizer is of the divided input: the plain method gets the same one
+        s = s.float()
+        other = replace(plain.compress(w * s, statistics.scaled(s)), inputs=made.inputs).with_input_scale(s)
     theirs = output_error(w, other, statistics) if of == "output error" else _weight_error(w, other)
     assert theirs is not None
     report = Report(facts={of: error, f"{of} of {plain.name}": theirs})

@@ -197,7 +197,7 @@ def _made(
         # What rebuilds whole blocks is given a block in which this layer is the only one to rebuild.
         alone = Recipe([Step(method, layer.name) for method in methods])
         return apply(model, alone, calibration=batches, prefix="original").weights[layer.name]
-    check_rank(layer, methods, known)
+    check_rank(layer, methods, 0 if known is None else known.tokens)
     with heard(
         lambda done, total, values: None if job is None else job.beat(f"{layer.name}: {choice.label}", values)
     ):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import Refused
@@ -20,7 +21,7 @@ from .compose import compared, compress
 from .fold import equalized
 from .plan import Plan, plan
 from .recipe import Recipe
-from .walk import Prefix, Walk, too_large
+from .walk import Prefix, Walk, check_rank, too_large
 
 # Weights that are read once more to look for NaN; beyond, a layer is refused when it comes.
 CHECKED_FIRST = 10**9
@@ -32,7 +33,8 @@ class Variant:
 
     `partial` marks one that was cancelled: it holds the layers that were finished. `measures` are the numbers of
     the model, once somebody has measured it (`workbench.inspect`). `vectors` are other tensors that transforms have
-    changed (norm gains, biases), by their name in the checkpoint. `notes` are sentences about the run.
+    changed (norm gains, biases), by their name in the checkpoint. `notes` are sentences about the run, `run` is what it
+    depended on beside the recipe.
     """
 
     base: Model
@@ -43,6 +45,7 @@ class Variant:
     measures: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    run: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def warnings(self) -> dict[str, tuple[str, ...]]:
@@ -85,22 +88,14 @@ def apply(
     Raises Refused before the work starts where the recipe cannot be applied.
     """
     planned = plan(model, recipe)
-    needed, way_out = (
-        planned.peak_bytes,
-        "keep finished layers in a folder (keep), or choose fewer with a selector",
-    )
-    if keep is not None:
-        needed, way_out = (
-            planned.working_bytes,
-            "choose fewer layers with a selector, or close other programs",
-        )
-    require(needed, recipe.label, way_out)
     work = {entry.layer.name: entry.methods for entry in planned.work}
-    done = _reusable(planned, resume)
     given = None if calibration is None else list(calibration)
-    batches = [] if len(done) == len(work) else _calibration(planned, given)
+    batches = _calibration(planned, given)
+    _refuse_early(model, planned, batches, keep is not None)
     model = equalized(model, planned, given[0][:1] if given else None)
-    kept = None if keep is None else Kept(keep, _run_of(model, recipe, batches, prefix), list(work))
+    run = _run_of(model, batches, prefix)
+    done = _reusable(model, planned, resume, run)
+    kept = None if keep is None else Kept(keep, {**run, "recipe": recipe.to_yaml()}, list(work))
     done |= dict(kept.finished()) if kept is not None else {}
     if sum(model.layer(name).parameters for name in work if name not in done) <= CHECKED_FIRST:
         for name in work:
@@ -112,7 +107,9 @@ def apply(
     if job is not None:
         job.done, job.total = 0, len(work)
     try:
-        for name, made in walk.run() if batches else _plainly(model, work, done, job):
+        for name, made in (
+            walk.run() if batches and len(done) < len(work) else _plainly(model, work, done, job)
+        ):
             if kept is not None:
                 made = kept.put(name, made)
             weights[name] = made
@@ -127,14 +124,28 @@ def apply(
         )
     methods = {name: work[name] for name in weights}
     return Variant(
-        model.base,
-        recipe,
-        {**model.overlays, **weights},
-        methods,
-        partial,
-        notes=notes,
-        vectors=model.vectors,
-    )
+        model.base, recipe, {**model.overlays, **weights}, methods, partial, notes=notes, vectors=model.vectors, run=run
+    )  # fmt: skip
+
+
+def _refuse_early(model: Model, planned: Plan, batches: Sequence[Tensor], kept: bool) -> None:
+    """Refused where memory or the calibration data will not do."""
+    if kept:
+        needed, way_out = (
+            planned.working_bytes,
+            "choose fewer layers with a selector, or close other programs",
+        )
+    else:
+        needed, way_out = (
+            planned.peak_bytes,
+            "keep finished layers in a folder, or choose fewer with a selector",
+        )
+    require(needed, planned.recipe.label, way_out)
+    if (
+        batches and model.task == "language"
+    ):  # elsewhere a row is no token: the walk looks when it comes there
+        for entry in planned.work:
+            check_rank(entry.layer, entry.methods, sum(batch.numel() for batch in batches))
 
 
 def _plainly(
@@ -163,30 +174,53 @@ def _calibration(planned: Plan, batches: Iterable[Tensor] | None) -> list[Tensor
     return listed
 
 
-def _reusable(planned: Plan, resume: Variant | None) -> dict[str, CompressedWeight]:
-    """Layers of an earlier variant that would come out the same: made by the same methods and, where data matters,
-    behind layers that are the same too."""
+def _reusable(
+    model: Model, planned: Plan, resume: Variant | None, run: Mapping[str, str]
+) -> dict[str, CompressedWeight]:
+    """Layers of an earlier variant that would come out the same: made by the same methods and, where data matters, on
+    the same data behind layers that are the same too."""
     found: dict[str, CompressedWeight] = {}
-    if resume is None:
+    if resume is None or resume.base.source is not model.base.source:
         return found
-    for entry in planned.work:
-        name = entry.layer.name
-        if resume.methods.get(name) == entry.methods:
-            found[name] = resume.weights[name]
-        elif planned.needs or planned.by_block:
+    depends = bool(planned.needs or planned.by_block)
+    if depends and dict(resume.run) != dict(run):
+        return found
+    work = {entry.layer.name: entry.methods for entry in planned.work}
+    for layer in model.layers:
+        now, before = work.get(layer.name, ()), resume.methods.get(layer.name, ())
+        if now == before and now:
+            found[layer.name] = resume.weights[layer.name]
+        elif now != before and depends:
             break
     return found
 
 
-def _run_of(model: Model, recipe: Recipe, batches: Sequence[Tensor], prefix: Prefix) -> dict[str, str]:
-    """What a run depends on, so that kept layers of another run are told apart."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        digest.update(batch.contiguous().numpy().tobytes())
-    before = sorted(model.overlays)
+def _run_of(model: Model, batches: Sequence[Tensor], prefix: Prefix) -> dict[str, str]:
+    """What a run depends on beside its recipe, so that layers of another run are told apart."""
     return {
-        "model": f"{model.name}, {model.source.origin}" + (f", changed: {before}" if before else ""),
-        "recipe": recipe.to_yaml(),
-        "calibration": digest.hexdigest() if batches else "none",
+        "model": f"{model.name}, {model.source.origin}",
+        "changed": _digest([*sorted(model.overlays.items()), *sorted(model.vectors.items())]),
+        "calibration": _digest(batches),
         "prefix": prefix,
     }
+
+
+def _digest(parts: Any) -> str:
+    """Of tensors inside lists, tuples and compressed weights; "none" of nothing."""
+    digest = hashlib.sha256()
+
+    def take(part: Any) -> None:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype}{list(part.shape)}".encode())
+            digest.update(part.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(part, list | tuple):
+            for each in part:
+                take(each)
+        elif isinstance(part, CompressedWeight):
+            take([part.codes, part.scale, part.zero, part.mask, part.input_scale, part.order, part.shift])
+            digest.update(repr((part.grid, part.inputs)).encode())
+        elif part is not None:
+            digest.update(repr(part).encode())
+
+    take(parts)
+    return digest.hexdigest() if len(parts) else "none"

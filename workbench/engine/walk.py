@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from ..grid import CompressedWeight, Report, Running
 from ..jobs import Job, available, heard, trim
 from ..methods import Method, Span, Statistics, Transform, storable
 from ..model import Chain, Flow, Layer, Model, Weights
-from .compose import compared, compress
+from .compose import Work, compared, compress, ordered
 from .statistics import Gathering
 
 EXPERT = re.compile(r"experts?\.\d+")
@@ -56,7 +56,7 @@ class Walk:
             chain.enter(self.batches[0][:1], lambda layer, _x: early.add(layer))
             before = [layer for layer in chain.outside if layer in early]
             after = [layer for layer in chain.outside if layer not in early]
-            yield from self._part(before, lambda hear, few=False: self._enter(chain, hear, few))
+            yield from self._part(before, partial(self._enter, chain))
             self.flows = [chain.enter(batch, weights=self.running) for batch in self.batches]
             every = [method for methods in self.work.values() for method in methods]
             both = any(method.works_on == "block" or "cross" in method.needed for method in every)
@@ -70,7 +70,7 @@ class Walk:
                     yield from self._block(chain, index, going_on=index < stop - 1 or ahead)
                 if self.frame:
                     trim()
-            yield from self._part(after, lambda hear, few=False: self._leave(chain, hear, few))
+            yield from self._part(after, partial(self._leave, chain))
 
     def _block(self, chain: Chain, index: int, going_on: bool) -> Iterator[tuple[str, CompressedWeight]]:
         layers = chain.layers[index]
@@ -104,10 +104,14 @@ class Walk:
                 yield layer.name, self.done[layer.name]
         todo = [layer for layer in layers if self._todo(layer)]
         hearing = [layer for layer in todo if any(m.needed for m in self._todo(layer))]
+        if hearing:  # finished ones lend their weights to the search for scales that a group shares
+            hearing += [layer for layer in layers if layer.name in self.done and self._scaling(layer)]
         for layer in todo:
             if layer not in hearing:
                 yield self._compressed(layer, Statistics(), {})
         for stage in self._stages(hearing, listen):
+            if not any(self._todo(layer) for layer in stage):
+                continue
             gathering = Gathering(self._needs(stage))
             last = stage[-1] if len({layer.role for layer in stage}) == len(stage) else None
             if "cross" in gathering.needs:
@@ -116,7 +120,7 @@ class Walk:
                 listen(_only(gathering, stage, last))
             for group in gathering.groups:
                 shared = self._shared_scales(group, gathering.found)
-                for layer in group:
+                for layer in filter(self._todo, group):
                     yield self._compressed(layer, gathering.found[layer.name], shared)
             self.unheard += [layer.name for layer in stage if layer.name not in gathering.found]
 
@@ -145,33 +149,60 @@ class Walk:
         layers: Sequence[Layer],
         listen: Listen,
     ) -> Iterator[tuple[str, CompressedWeight]]:
-        """Layers of a block whose methods work on the block as a whole."""
-        method = next(m for m in self._todo(layers[0]) if m.works_on == "block")
+        """Layers of a block whose methods work on the block as a whole: those of one method together, the methods in
+        the order of their layers, each with the results of those before it in place."""
+        for method in dict.fromkeys(
+            m for layer in layers for m in self._todo(layer) if m.works_on == "block"
+        ):
+            own = [layer for layer in layers if method in self._todo(layer)]
+            yield from self._rebuilt_by(method, chain, index, own, listen)
+
+    def _rebuilt_by(
+        self, method: Method, chain: Chain, index: int, layers: Sequence[Layer], listen: Listen
+    ) -> Iterator[tuple[str, CompressedWeight]]:
         gathering = Gathering(self._needs(layers) | {"sample"})
         listen(_only(gathering, layers))
-        by_name = {layer.name: layer for layer in layers}
-        weights, scales = {}, {}
+        jobs: dict[Layer, Work] = {}
         for group in gathering.groups:
             shared = self._shared_scales(group, gathering.found)
             for layer in group:
-                weights[layer.name], scales[layer.name] = self._weight(layer), shared
+                jobs[layer] = self._begun(layer, method, gathering.found[layer.name], shared)
+                leader, scale = jobs[group[0]], jobs[layer].scale
+                if scale is not None and leader.scale is not None and torch.equal(scale, leader.scale):
+                    # Some methods tell by their statistics which layers read one input.
+                    jobs[layer].statistics = leader.statistics
+        by_name = {layer.name: (layer, work.scale) for layer, work in jobs.items()}
         targets = [chain.run(index, flow, self._overlaid) for flow in self.originals]
-        known = {name: gathering.found[name] for name in weights}
 
         def run(flow: Flow, changed: Mapping[str, Tensor | Running]) -> Tensor:
-            return chain.run(
-                index, flow, {**self.running, **{by_name[n]: _running(v) for n, v in changed.items()}}
-            )
+            inside = {by_name[n][0]: _undivided(v, by_name[n][1]) for n, v in changed.items()}
+            return chain.run(index, flow, {**self.running, **inside})
 
         label = chain.names[index] or self.model.name
+        weights = {layer.name: work.current for layer, work in jobs.items()}
+        known = {layer.name: work.known for layer, work in jobs.items()}
         with heard(self._listener(label)), torch.enable_grad():
             made = method.rebuild(Span(weights, known, self.flows, targets, run))
-        for name, compressed in made.items():
-            layer = by_name[name]
-            finishing = [m for m in self._todo(layer) if m.kind in ("activation", "correct")]
-            for each in finishing:
-                compressed = each.finish(weights[name], compressed, known[name])  # type: ignore[attr-defined]
-            yield self._finished(layer, compressed, weights[name], known[name])
+        for layer, work in jobs.items():
+            methods = ordered(self._todo(layer))
+            work.join(method, made[layer.name])
+            for later in methods[methods.index(method) + 1 :]:
+                work.add(later)
+            yield self._finished(layer, work.ended, self._weight(layer), gathering.found[layer.name])
+
+    def _begun(
+        self,
+        layer: Layer,
+        method: Method,
+        statistics: Statistics,
+        scales: Mapping[str, tuple[Tensor, Report]],
+    ) -> Work:
+        """A layer before its block is rebuilt: transforms and what comes before `method` have been done."""
+        methods = ordered(self._todo(layer))
+        work = Work.begun(self._weight(layer), methods, statistics, scales)
+        for earlier in methods[: methods.index(method)]:
+            work.add(earlier)
+        return work
 
     # One layer
 
@@ -181,7 +212,7 @@ class Walk:
         self._say(layer.name)
         w = self._weight(layer)
         methods = self._todo(layer)
-        check_rank(layer, methods, statistics)
+        check_rank(layer, methods, statistics.tokens)
         with heard(self._listener(layer.name)):
             made = compress(w, methods, statistics, scales)
         return self._finished(layer, made, w, statistics)
@@ -205,6 +236,10 @@ class Walk:
     def _todo(self, layer: Layer) -> Sequence[Method]:
         return () if layer.name in self.done else self.work.get(layer.name, ())
 
+    def _scaling(self, layer: Layer) -> list[Transform]:
+        """Its transforms, also of a layer that is done."""
+        return [method for method in self.work.get(layer.name, ()) if isinstance(method, Transform)]
+
     def _needs(self, layers: Sequence[Layer]) -> frozenset[str]:
         """With a sample, on which every layer is compared with its plain method."""
         return frozenset({"sample"}.union(*(m.needed for layer in layers for m in self._todo(layer))))
@@ -213,12 +248,12 @@ class Walk:
         self, group: Sequence[Layer], found: Mapping[str, Statistics]
     ) -> dict[str, tuple[Tensor, Report]]:
         """Scales of the transforms that every layer of a group has: one for all, found on all their weights."""
-        common = [m for m in self._todo(group[0]) if all(m in self._todo(layer) for layer in group)]
+        common = [m for m in self._scaling(group[0]) if all(m in self._scaling(layer) for layer in group)]
         shared: dict[str, tuple[Tensor, Report]] = {}
         weights = [self._weight(layer) for layer in group]
         statistics = found[group[0].name]
         for transform in common:
-            if isinstance(transform, Transform) and len(group) > 1:
+            if len(group) > 1:
                 with heard(self._listener(group[0].name)):
                     s, report = transform.search(weights, transform.given(statistics))
                 s = storable(s)
@@ -249,12 +284,16 @@ class Walk:
 
         return listen
 
-    def _enter(self, chain: Chain, hear: Hear, few: bool) -> None:
+    def _enter(self, chain: Chain, hear: Hear, few: bool = False, before: Hear | None = None) -> None:
         for batch in self.batches[:1] if few else self.batches:
+            if before is not None:
+                chain.enter(batch, before, self._overlaid)
             chain.enter(batch, hear, self._passing)
 
-    def _leave(self, chain: Chain, hear: Hear, few: bool) -> None:
-        for flow in self.flows[:1] if few else self.flows:
+    def _leave(self, chain: Chain, hear: Hear, few: bool = False, before: Hear | None = None) -> None:
+        for done, flow in enumerate(self.flows[:1] if few else self.flows):
+            if before is not None:
+                chain.leave(self.originals[done], before, self._overlaid)
             chain.leave(flow, hear, self._passing)
 
 
@@ -291,9 +330,11 @@ def _remember(gathering: Gathering, layers: Sequence[Layer], last: Layer | None)
     return hear
 
 
-def check_rank(layer: Layer, methods: Sequence[Method], statistics: Statistics | None) -> None:
-    """Refuse a Hessian of fewer rows than the layer has inputs: it cannot have full rank."""
-    rows = 0 if statistics is None else statistics.tokens
+def check_rank(layer: Layer, methods: Sequence[Method], rows: int) -> None:
+    """Refuse a Hessian of fewer rows than the layer has inputs: it cannot have full rank. An expert that few tokens
+    reach does not end the walk: what factorises its Hessian damps it, and warns."""
+    if EXPERT.search(layer.name):
+        return
     if rows and any("hessian" in m.needed for m in methods) and rows < layer.shape[1]:
         raise Refused(
             f"{layer.name}: the calibration data has {rows} rows, too few for the Hessian of "
@@ -301,8 +342,13 @@ def check_rank(layer: Layer, methods: Sequence[Method], statistics: Statistics |
         )
 
 
-def _running(weight: Tensor | Running) -> Running:
-    return weight if isinstance(weight, Running) else Running(weight)
+def _undivided(weight: Tensor | Running, s: Tensor | None) -> Running:
+    """What runs for the input x in the place of a matrix [out, in] that was made for x / s."""
+    running = weight if isinstance(weight, Running) else Running(weight)
+    if s is None:
+        return running
+    inputs = running.inputs
+    return replace(running, matrix=running.matrix / s, inputs=inputs and (lambda x: inputs(x / s) * s))
 
 
 def spread(batches: Sequence[Tensor], windows: int) -> list[Tensor]:

@@ -69,6 +69,7 @@ class Chain:
 
     # What lies around the blocks
 
+    @torch.no_grad()
     def enter(
         self, batch: Tensor, hear: Callable[[Layer, Tensor], None] | None = None, weights: Weights = UNCHANGED
     ) -> Flow:
@@ -90,6 +91,7 @@ class Chain:
         # Nothing is taken where `hear` has ended the run: who listens wants no flow.
         return Flow(batch, taken[0][0] if taken else batch, given)
 
+    @torch.no_grad()
     def leave(
         self, flow: Flow, hear: Callable[[Layer, Tensor], None] | None = None, weights: Weights = UNCHANGED
     ) -> Tensor:
@@ -201,7 +203,6 @@ class Chain:
         ins = [value for _, kind, value in seen if kind == "in"]
         return all(before is after for before, after in zip(outs[:-1], ins[1:], strict=True))
 
-    @torch.no_grad()
     def _whole(self, batch: Tensor, changed: dict[str, Tensor]) -> Any:
         if self.runner.prepare is not None:
             batch = self.runner.prepare(batch)
