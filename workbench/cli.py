@@ -146,7 +146,7 @@ def methods(as_json: JSON = False) -> Report:
                 "kind": method.kind,
                 "summary": method.summary,
                 "source": method.source,
-                "needs": sorted(method.needs),
+                "needs": sorted(method().needed),
                 "parameters": parameters,
             }
         )

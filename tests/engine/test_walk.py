@@ -308,7 +308,9 @@ def test_layers_outside_the_blocks_can_match_the_original_too():
 def test_a_network_that_is_no_chain_is_rebuilt_as_one(method):
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
-    made = wb.apply(wb.load(network, task="classification"), Recipe([method]), calibration=[torch.randn(64, 16)])
+    made = wb.apply(
+        wb.load(network, task="classification"), Recipe([method]), calibration=[torch.randn(64, 16)]
+    )
     assert len(made.weights) == 2
 
 

@@ -40,7 +40,14 @@ def test_bits_per_weight_count_scales_and_zeros(options, expected):
 
 def test_storage_names_what_the_bits_are_for():
     w = made(noise(4, 256))
-    assert w.storage_bits() == {"codes": 4096.0, "scales": 128.0, "zeros": 32.0, "mask": 0.0, "inputs": 0.0}
+    assert w.storage_bits() == {
+        "codes": 4096.0,
+        "scales": 128.0,
+        "zeros": 32.0,
+        "mask": 0.0,
+        "shift": 0.0,
+        "inputs": 0.0,
+    }
     assert w.nbytes == (4096 + 128 + 32) / 8
 
 

@@ -206,3 +206,22 @@ def test_blocks_beyond_a_group_are_served_by_every_granularity():
         made = Scheme(format="e3m2", granularity=granularity, group_size=16).quantize(w)
         assert made.blocks == Blocks.of((60, 100), granularity, 16)
         assert sqnr(w, made.dequantize()) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [
+        ("e4m3", 448),
+        ("e4m3_none", 480),
+        ("e4m3_ieee", 240),
+        ("e5m2", 57344),
+        ("e4m3b11", 448 / 16 * 480 / 448),
+    ],
+)
+def test_a_bias_and_special_codes_are_said_behind_the_name(name, largest):
+    assert minifloat(name).largest == pytest.approx(largest)
+
+
+def test_a_bias_that_float32_cannot_hold_is_no_format():
+    assert minifloat("e7m0b-32") is None
+    assert minifloat("e4m3_what") is None

@@ -105,8 +105,26 @@ def test_they_need_only_what_they_use_and_leave_the_weight_alone():
     assert torch.equal(made.codes, wb.RTN(bits=4).compress(W).codes)
     with pytest.raises(Refused, match="needs high, low"):
         wb.Activations(granularity="tensor").compress(W)
-    with pytest.raises(Refused, match="take int, or any"):
+    with pytest.raises(Refused, match="take int, nf4, any"):
         wb.Activations(format="e9m9")
+
+
+@pytest.mark.parametrize("format", ["mxfp4", "mxfp8", "mxint8", "nvfp4"])
+def test_blocks_of_a_token_are_blocks_of_a_weight(format):
+    """An MX input is rounded as a weight [tokens, in] of that format, whatever the shape around it."""
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 64)
+    made = wb.Activations(format=format).compress(torch.ones(3, 64))
+    expected = wb.RTN(format=format).compress(x.reshape(10, 64)).dequantize().reshape(x.shape)
+    assert torch.equal(made.inputs(x), expected)
+    assert not wb.Activations(format=format, granularity="tensor").needed
+    assert wb.Activations(format=format).label == f"a {format}"
+
+
+def test_nf4_inputs_have_a_scale_for_each_token():
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    made = wb.Activations(format="nf4").compress(torch.ones(3, 32))
+    expected = wb.RTN(format="nf4", granularity="channel", scale_dtype="float32").compress(x).dequantize()
+    torch.testing.assert_close(made.inputs(x), expected)
 
 
 def test_the_divided_input_is_quantized_and_multiplied_back():

@@ -181,3 +181,21 @@ def test_it_composes_with_the_scales_of_awq():
     made = wb.compress(w, [wb.AWQ(bits=3, group_size=32), wb.GPTQ(bits=3, group_size=32)], known)
     assert made.input_scale is not None
     assert output_error(w, made, x) < output_error(w, wb.RTN(bits=3, group_size=32).compress(w), x)
+
+
+@pytest.mark.parametrize("format", ["power", "e3m2", "nf4", "int", "ternary"])
+def test_without_correlations_every_grid_rounds_as_to_nearest(format):
+    """H = I: nothing to compensate, so the borders between values have to be the grid's own."""
+    w = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    known = Statistics(64, mean_square=torch.ones(64), hessian=torch.eye(64))
+    options = {"format": format, "bits": 4, "group_size": 32, "scale_search": "none"}
+    assert torch.equal(
+        wb.GPTQ(**options, damp=0).compress(w, known).dequantize(), wb.RTN(**options).compress(w).dequantize()
+    )
+
+
+@pytest.mark.parametrize("format", ["kmeans", "power"])
+def test_a_learned_grid_is_one_for_all_groups(format):
+    w, known = torch.randn(8, 64), Statistics(64, mean_square=torch.ones(64), hessian=torch.eye(64))
+    with pytest.raises(Refused, match="take static_groups: true"):
+        wb.GPTQ(format=format, static_groups=False).compress(w, known)

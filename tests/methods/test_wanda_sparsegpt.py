@@ -165,3 +165,19 @@ def test_the_ends_and_what_does_not_compose():
         wb.Wanda().compress(w)
     with pytest.raises(Refused, match="rounds already while it prunes"):
         wb.plan(wb.load("tiny-llama"), wb.Recipe([wb.SparseGPT(bits=4), wb.RTN()]))
+
+
+def test_what_was_removed_before_counts_in_a_run_of_n_of_m():
+    x, w = torch.randn(64, 16), torch.randn(8, 16)
+    made = wb.compress(w, [wb.Magnitude(n_m=(2, 4)), wb.SparseGPT(n_m=(2, 4))], statistics(x))
+    assert made.sparsity == 0.5
+
+
+@pytest.mark.parametrize("size", [1e-7, 1e-15, 1.0])
+def test_small_weights_are_not_lost_in_half_precision(size):
+    g = torch.Generator().manual_seed(0)
+    x, w = torch.randn(64, 16, generator=g), torch.randn(8, 16, generator=g)
+    made = wb.SparseGPT().compress(w * size, statistics(x)).dequantize() / size
+    torch.testing.assert_close(
+        made, wb.SparseGPT().compress(w, statistics(x)).dequantize(), rtol=2e-3, atol=2e-3
+    )

@@ -117,7 +117,8 @@ def _taken_apart(made: CompressedWeight, prefix: str, tensors: dict[str, Tensor]
         "blocks": [*made.blocks.shape, made.blocks.rows, made.blocks.columns],
         "n_m": made.n_m,
         "scale": scale,
-        "inputs": inputs and [_grid(inputs.grid), inputs.granularity, inputs.scale, inputs.zero],
+        "inputs": inputs
+        and [_grid(inputs.grid), inputs.granularity, inputs.scale, inputs.zero, inputs.format],
         "report": {
             "curves": {k: [float(x) for x in v] for k, v in made.report.curves.items()},
             "facts": dict(made.report.facts),

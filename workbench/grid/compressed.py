@@ -160,8 +160,8 @@ class CompressedWeight:
         return replace(self, report=self.report + report)
 
     def storage_bits(self) -> dict[str, float]:
-        """Bits in all for codes, scales, zeros, mask and what belongs to the input: what a file that wastes nothing
-        would hold.
+        """Bits in all for codes, scales, zeros, mask, what belongs to the input and what the output gains: what a file
+        that wastes nothing would hold.
 
         What a grid costs by itself (a learned codebook) counts as scales. Pruned weights have no code. The mask costs
         a bit per weight, or for N:M the positions of the kept ones, ceil(log2 M) bits each, where that is less.
@@ -172,6 +172,7 @@ class CompressedWeight:
             "scales": _bits(self.scale) + self.grid.shared_bits,
             "zeros": 0.0,
             "mask": 0.0,
+            "shift": _bits(self.shift),
             "inputs": _bits(self.input_scale)
             + (16.0 * self.shape[1] if self.order is not None else 0)
             + (0 if self.patch is None else _bits(self.patch.values) + 16.0 * len(self.patch.columns)),

@@ -1,7 +1,8 @@
 """InputQuantizer: activations on a grid (WxAy). Fake quantization: values in, the nearest representable values out.
 
 Per token and dynamic: every row of x has its own range, found when it arrives. Per tensor and static: one scale and
-zero point from calibration. The grids are those of the weights.
+zero point from calibration. In blocks and dynamic: the MX formats and NVFP4, whose scales belong to 32 or 16 channels
+of a token. The grids are those of the weights.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from .grids import Grid, IntGrid
 
 @dataclass(frozen=True)
 class InputQuantizer:
-    """Quantizes x [..., in]. `scale` and `zero` are set for "tensor" (static); None for "token" (dynamic)."""
+    """Quantizes x [..., in]. `scale` and `zero` are set for "tensor" (static); None for "token" (dynamic). `format` is
+    set for "block": its scheme does the work, and `grid` is that of the elements."""
 
     grid: Grid
-    granularity: Literal["token", "tensor"] = "token"
+    granularity: Literal["token", "tensor", "block"] = "token"
     scale: float | None = None
     zero: float | None = None
+    format: str = ""
 
     @classmethod
     def fit(
@@ -34,7 +37,7 @@ class InputQuantizer:
 
     @property
     def label(self) -> str:
-        return f"a{self.grid.code_bits} {self.granularity}"
+        return f"a {self.format}" if self.format else f"a{self.grid.code_bits} {self.granularity}"
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(codes, scale, zero) of x; scale and zero broadcast against it."""
@@ -46,6 +49,11 @@ class InputQuantizer:
         return self.grid.encode(x / scale, zero), scale, zero
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.granularity == "block":
+            from .scheme import Scheme  # which knows compressed weights, and they know quantized inputs
+
+            rows = x.float().reshape(-1, x.shape[-1])
+            return Scheme(format=self.format).quantize(rows).dequantize().reshape(x.shape).to(x.dtype)
         codes, scale, zero = self.parts(x.float())
         values = self.grid.decode(codes)
         return ((values if zero is None else values - zero) * scale).to(x.dtype)

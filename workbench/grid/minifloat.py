@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
+from ..errors import Refused
 from .grids import TableGrid
 
 
@@ -39,6 +40,10 @@ class MiniFloat(TableGrid):
     def _fits_a_byte(self) -> Self:
         if not 3 <= self.code_bits <= 8:
             raise ValueError(f"1 + {self.exponent_bits} + {self.mantissa_bits} bits: take 3 to 8 in all")
+        if not torch.isfinite(self.ladder).all() or self.largest == 0:
+            raise ValueError(
+                f"bias {self.bias} gives values that float32 cannot hold: take one nearer to the default"
+            )
         return self
 
     @property
@@ -92,18 +97,26 @@ class MiniFloat(TableGrid):
         return size | (x.signbit().to(torch.uint8) << (self.code_bits - 1))
 
 
-_NAME = re.compile(r"e([1-7])m([0-6])")
-_OCP: dict[str, Literal["nan", "ieee"]] = {"e4m3": "nan", "e5m2": "ieee"}
+_NAME = re.compile(r"e([1-7])m([0-6])(?:b(-?\d+))?(?:_(none|nan|ieee))?")
+_OCP = {"e4m3": "nan", "e5m2": "ieee"}
 
 
 def minifloat(name: str) -> MiniFloat | None:
-    """The format of a name like e2m1, or None; e4m3 and e5m2 are those of OCP, the others have no special codes."""
+    """The format of a name like e2m1, or None; e4m3 and e5m2 are those of OCP, the others have no special codes.
+
+    A bias of one's own and other special codes are said behind it: e4m3b11, e4m3_none (up to 480), e3m4_ieee.
+    """
     match = _NAME.fullmatch(name)
     if match is None or not 3 <= 1 + int(match[1]) + int(match[2]) <= 8:
         return None
-    return MiniFloat(
-        exponent_bits=int(match[1]), mantissa_bits=int(match[2]), specials=_OCP.get(name, "none")
-    )
+    specials: Any = match[4] or _OCP.get(name, "none")
+    bias = None if match[3] is None else int(match[3])
+    try:
+        return MiniFloat(
+            exponent_bits=int(match[1]), mantissa_bits=int(match[2]), bias=bias, specials=specials
+        )
+    except (ValidationError, Refused):
+        return None
 
 
 MINIFLOATS = tuple(

@@ -116,8 +116,9 @@ def mx_rule(grid: Grid, how: ScaleRule) -> Rule:
 
 def nvfp4_rule(w: Tensor) -> Rule:
     """The rule of NVFP4 for a matrix: its largest weight gets the largest scale, 448."""
-    tensor = float(w.abs().max()) / (E2M1.largest * E4M3.largest) if w.numel() else 1.0
-    return Rule(E2M1, TwoLevel(tensor=float(torch.tensor(tensor or 1.0))), absmax(E2M1.largest))
+    largest = float(w.abs().max()) if w.numel() else 0.0
+    tensor = float(torch.tensor(largest / (E2M1.largest * E4M3.largest)))  # as it is stored, in float32
+    return Rule(E2M1, TwoLevel(tensor=tensor or 1.0), absmax(E2M1.largest))
 
 
 def shared_exponent(grid: Grid, how: ScaleRule) -> Callable[[Tensor, Blocks], Tensor]:

@@ -20,6 +20,7 @@ from .compressed import CompressedWeight
 from .fitted import Fit
 from .formats import FIXED_BLOCKS, FORMATS, FREE, MX, OFFERED, WITH_BITS, grid_of, rule_of
 from .grids import FLOATS, Grid
+from .minifloat import minifloat
 from .mx import ScaleRule
 from .rules import Rule
 from .search import search
@@ -42,7 +43,7 @@ class Scheme(BaseModel):
 
     format: str = Field(
         "int",
-        description="number format; any e{E}m{M} of 3 to 8 bits is one",
+        description="number format; any e{E}m{M} of 3 to 8 bits is one, also e4m3b11 (bias) or e4m3_none (specials)",
         json_schema_extra={"choices": list(OFFERED)},
     )
     bits: int = Field(4, ge=1, le=8, description="bits of a code", json_schema_extra=_extra(format=WITH_BITS))
@@ -122,7 +123,7 @@ class Scheme(BaseModel):
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str) -> str:
-        if value not in FORMATS:
+        if value not in FORMATS and minifloat(value) is None:
             raise ValueError(f"no such format{near(value, FORMATS)}; any e{{E}}m{{M}} of 3 to 8 bits")
         return value
 
@@ -190,6 +191,8 @@ class Scheme(BaseModel):
 
     def _fitted(self, w: Tensor, h: Tensor | None) -> tuple[Fit, Tensor | None]:
         """The fit, and the codes where the compiled loops made them on the way."""
+        if not torch.isfinite(w.sum()) and not torch.isfinite(w).all():
+            raise Refused("the weight has NaN or infinite values: it has no range to lay a grid over")
         blocks = self.blocks((w.shape[0], w.shape[1]))
         h = self._weights(w, h) if self.searches_inputs else None
         if self.format == "int" and self.scale_search == self.scale_rounding == "none":

@@ -25,6 +25,7 @@ from ..errors import Refused
 from ..grid import Fit, IntGrid
 from ..grid.chunks import over_rows
 from ..grid.fused import FAST
+from ..grid.grids import TableGrid
 from ..jobs import beat
 
 FLOAT, AFFINE, FLOAT_ZERO, TABLE = 0, 1, 2, 3  # how the compiled loop rounds
@@ -137,9 +138,19 @@ def _rule(
         zeros = np.zeros_like(scales) if fit.zero is None else np.ascontiguousarray(fit.zero.float().numpy())
         how = FLOAT_ZERO if fit.zero is not None and fit.zero.is_floating_point() else AFFINE
         return how, scales, zeros, *_bounds(fit.grid.lowest, fit.grid.highest), none, none
-    values = fit.grid.values.double()
-    middle = ((values[1:] + values[:-1]) / 2).float().numpy()
-    return TABLE, scales, np.zeros_like(scales), *_bounds(0, 0), values.float().numpy(), middle
+    assert isinstance(fit.grid, TableGrid)
+    borders = fit.grid.borders  # not half way everywhere: a power grid rounds before the root
+    if fit.grid.mirrored:  # those of the negative side too; a border itself goes to the smaller number
+        below = torch.nextafter(-borders.flip(0), torch.tensor(-torch.inf))
+        borders = torch.cat([below, borders])
+    return (
+        TABLE,
+        scales,
+        np.zeros_like(scales),
+        *_bounds(0, 0),
+        fit.grid.values.float().numpy(),
+        borders.numpy(),
+    )
 
 
 def _bounds(low: int, high: int) -> tuple[np.float32, np.float32]:
@@ -200,7 +211,10 @@ def _nearest(middle, y):
 @njit(nogil=True, cache=True)
 def _choose(w, keep, upper, start, stop, kept):
     """Of the columns [start, stop) keep those that would cost most, w^2 / U_ii^2; of equal ones the later."""
-    for _ in range(stop - start - kept):
+    remaining = 0
+    for j in range(start, stop):
+        remaining += keep[j]
+    for _ in range(max(0, remaining - kept)):
         least, at = np.inf, start
         for j in range(start, stop):
             score = (w[j] / upper[j, j]) ** 2

@@ -41,7 +41,7 @@ def _row(method: type[Method]) -> str:
         "<br>".join(
             [*([GRID] if issubclass(method, Scheme) else []), *map(_parameter, own_parameters(method))]
         ),
-        ", ".join(sorted(method.needs)) or "weights only",
+        ", ".join(sorted(method().needed)) or "weights only",
         method.source,
     ]
     escaped = (cell.replace("|", "\\|") for cell in cells)

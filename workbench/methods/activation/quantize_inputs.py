@@ -1,7 +1,8 @@
 """Activations: what enters a layer is quantized too (W8A8, W4A8). Fake quantization on the grids of the weights.
 
 Per token: each row of x has its own range, found when it arrives. Per tensor: one range from calibration, the least
-and largest value seen or a percentile. The input that is quantized is the divided one, x / s, where a transform such as
+and largest value seen or a percentile. The percentile is that of 256 inputs spread over the data: a value that is
+rarer than one in all of theirs is not in it. The input that is quantized is the divided one, x / s, where a transform such as
 SmoothQuant came before. Brevitas' defaults are per tensor, symmetric, percentile 99.999; SmoothQuant's per token.
 """
 
@@ -14,7 +15,8 @@ import numpy as np
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ...grid import CompressedWeight, Grid, InputQuantizer, IntGrid, Report
+from ...grid import CompressedWeight, Grid, InputQuantizer, IntGrid, Report, Scheme
+from ...grid.formats import FIXED_BLOCKS
 from ...grid.minifloat import minifloat
 from ..base import Finish, Statistics
 
@@ -31,8 +33,10 @@ class Activations(Finish):
 
     format: str = Field(
         "int",
-        description="number format; any e{E}m{M} of 3 to 8 bits is one",
-        json_schema_extra={"choices": ["int", "e4m3", "e5m2", "e3m4", "e2m1"]},
+        description="number format; any e{E}m{M} of 3 to 8 bits is one; MX and NVFP4 have scales in blocks",
+        json_schema_extra={
+            "choices": ["int", "e4m3", "e5m2", "e3m4", "e2m1", "nf4", *FIXED_BLOCKS],
+        },
     )
     bits: int = Field(
         8, ge=2, le=8, description="bits of a code", json_schema_extra={"where": {"format": ["int"]}}
@@ -40,6 +44,7 @@ class Activations(Finish):
     granularity: Literal["token", "tensor"] = Field(
         "token",
         description="what shares a scale: each token, found when it arrives, or all, from calibration",
+        json_schema_extra={"where": {"format": ["int", "e4m3", "e5m2", "e3m4", "e2m1", "nf4"]}},
     )
     symmetric: bool = Field(
         True,
@@ -47,11 +52,11 @@ class Activations(Finish):
         json_schema_extra={"where": {"format": ["int"]}},
     )
     range: Literal["minmax", "percentile"] = Field(
-        "minmax", description="of calibration: the extremes, or all but a few",
+        "minmax", description="of calibration: the extremes, or all but a few of a sample",
         json_schema_extra={"where": {"granularity": ["tensor"]}},
     )  # fmt: skip
     percentile: float = Field(
-        99.999, ge=90, le=100, description="percent of the calibration values inside the range",
+        99.999, ge=90, le=100, description="percent of the values inside the range, of 256 inputs spread over the calibration data",
         json_schema_extra={
             "stops": [99.0, 99.9, 99.99, 99.999, 100.0], "where": {"range": ["percentile"], "granularity": ["tensor"]},
         },
@@ -60,18 +65,22 @@ class Activations(Finish):
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str) -> str:
-        if value != "int" and minifloat(value) is None:
-            raise ValueError("take int, or any e{E}m{M} of 3 to 8 bits such as e2m1")
+        if value not in ("int", "nf4", "nf3", *FIXED_BLOCKS) and minifloat(value) is None:
+            raise ValueError(
+                f"take int, nf4, any e{{E}}m{{M}} of 3 to 8 bits such as e2m1, or {', '.join(FIXED_BLOCKS)}"
+            )
         return value
 
     @property
     def needed(self) -> frozenset[str]:
-        if self.granularity == "token":
+        if self.granularity == "token" or self.format in FIXED_BLOCKS:
             return frozenset()
         return frozenset({"low", "high"} if self.range == "minmax" else {"sample"})
 
     def finish(self, w: Tensor, made: CompressedWeight, statistics: Statistics) -> CompressedWeight:
         """`made` with a quantizer of its input; a static one has the range of statistics of the divided input."""
+        if self.format in FIXED_BLOCKS:
+            return replace(made, inputs=InputQuantizer(self.grid, "block", format=self.format))
         if self.granularity == "token":
             return replace(made, inputs=InputQuantizer(self.grid, "token"))
         low, high = self._range(self.given(statistics))
@@ -98,19 +107,19 @@ class Activations(Finish):
     def grid(self) -> Grid:
         """The grid of the input: integers without the lowest code, or 0 to 2^bits - 1 with a zero point; or floats."""
         if self.format != "int":
-            grid = minifloat(self.format)
-            assert grid is not None
-            return grid
+            return Scheme(format=self.format).grid
         if self.symmetric:
             return IntGrid(bits=self.bits, signed=True, narrow=True)
         return IntGrid(bits=self.bits)
 
     @property
     def label(self) -> str:
-        width = f"a{self.bits}" if self.format == "int" else f"a {self.format}"
+        if self.format in FIXED_BLOCKS:
+            return f"a {self.format}"
+        width = f"a{self.bits} " if self.format == "int" else f"a {self.format} "
         clipped = (
-            f" p{self.percentile:g}" if self.range == "percentile" and self.granularity == "tensor" else ""
+            f" p{self.percentile:g}" if (self.range, self.granularity) == ("percentile", "tensor") else ""
         )
         return (
-            f"{width} {self.granularity}{'' if self.symmetric or self.format != 'int' else ' asym'}{clipped}"
+            f"{width}{self.granularity}{'' if self.symmetric or self.format != 'int' else ' asym'}{clipped}"
         )

@@ -135,7 +135,10 @@ class AWQ(Rounding, Transform):
             salience = known.mean_abs if self.protect_by == "activation" else w.norm(dim=0)
             columns = salience.topk(count).indices
         columns = columns.sort().values
-        return replace(made, patch=Patch(columns, w[:, columns].half()))
+        values = w[:, columns]
+        half = values.half()
+        exact = torch.linalg.vector_norm(half.float() - values) <= 1e-3 * torch.linalg.vector_norm(values)
+        return replace(made, patch=Patch(columns, half if exact else values))
 
     @property
     def label(self) -> str:

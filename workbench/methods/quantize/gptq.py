@@ -20,6 +20,8 @@ from ..base import Statistics
 from ..columns import Factor, Sweep, factorise
 from ..rounding import Rounding
 
+LEARNED = ("kmeans", "power")  # formats whose grid depends on the weights
+
 
 class GPTQ(Rounding):
     """Round column by column, each error compensated by the columns to come."""
@@ -86,6 +88,10 @@ class GPTQ(Rounding):
 
     def _moving(self, sweep: Sweep, known: Statistics) -> Fit:
         """Scales of a group from its weights when the sweep reaches it, compensated by then (algorithm 1)."""
+        if self.format in LEARNED:
+            raise Refused(
+                f"{self.label}: a grid that is learned from the weights is one for all groups: take static_groups: true"
+            )
         out, columns = sweep.w.shape
         blocks = self.blocks((out, columns))
         if blocks.rows not in (1, out) and blocks.columns > 1:

@@ -37,14 +37,15 @@ class SmoothQuant(Transform):
     def scales(self, weights: Sequence[Tensor], statistics: Statistics) -> Tensor:
         """s [in] = a^alpha / m^(1 - alpha) of a = max|x| and m = max|w| over all weights [out_i, in] that read x.
 
-        A channel that was silent in calibration keeps s = 1: the reference's floor would multiply it by 1e5 the first
-        time that it speaks.
+        A channel that was silent in calibration gets the geometric mean of the others: the reference's floor would
+        multiply it by 1e5 the first time that it speaks, and 1 would let it outgrow its row where the others are small.
         """
         loud = self.given(statistics).max_abs
         assert loud is not None
         largest = torch.stack([w.abs().amax(0) for w in weights]).amax(0).clamp(min=FLOOR)
         s = (loud**self.alpha / largest ** (1 - self.alpha)).clamp(min=FLOOR)
-        return torch.where(loud > 0, s, torch.ones_like(s))
+        live = s[loud > 0]
+        return torch.where(loud > 0, s, live.log().mean().exp() if len(live) else torch.ones(()))
 
     @property
     def label(self) -> str:
