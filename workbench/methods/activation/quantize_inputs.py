@@ -2,8 +2,9 @@
 
 Per token: each row of x has its own range, found when it arrives. Per tensor: one range from calibration, the least
 and largest value seen or a percentile. The percentile is that of 256 inputs spread over the data: a value that is
-rarer than one in all of theirs is not in it. The input that is quantized is the divided one, x / s, where a transform such as
-SmoothQuant came before. Brevitas' defaults are per tensor, symmetric, percentile 99.999; SmoothQuant's per token.
+rarer than one in all of theirs is not in it. The input that is quantized is the divided one, x / s, where a transform
+such as SmoothQuant came before. Brevitas' defaults are per tensor, symmetric, percentile 99.999; SmoothQuant's per
+token.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Activations(Finish):
         json_schema_extra={"where": {"granularity": ["tensor"]}},
     )  # fmt: skip
     percentile: float = Field(
-        99.999, ge=90, le=100, description="percent of the values inside the range, of 256 inputs spread over the calibration data",
+        99.999, ge=90, le=100, description="percent of the values inside the range, of 256 calibration inputs",
         json_schema_extra={
             "stops": [99.0, 99.9, 99.99, 99.999, 100.0], "where": {"range": ["percentile"], "granularity": ["tensor"]},
         },
