@@ -25,7 +25,7 @@ from ..errors import Refused
 from ..grid import Fit, IntGrid
 from ..grid.chunks import over_rows
 from ..grid.fused import FAST
-from ..grid.grids import TableGrid
+from ..grid.grids import Grid, TableGrid
 from ..jobs import beat
 
 FLOAT, AFFINE, FLOAT_ZERO, TABLE = 0, 1, 2, 3  # how the compiled loop rounds
@@ -138,19 +138,19 @@ def _rule(
         zeros = np.zeros_like(scales) if fit.zero is None else np.ascontiguousarray(fit.zero.float().numpy())
         how = FLOAT_ZERO if fit.zero is not None and fit.zero.is_floating_point() else AFFINE
         return how, scales, zeros, *_bounds(fit.grid.lowest, fit.grid.highest), none, none
-    assert isinstance(fit.grid, TableGrid)
-    borders = fit.grid.borders  # not half way everywhere: a power grid rounds before the root
-    if fit.grid.mirrored:  # those of the negative side too; a border itself goes to the smaller number
-        below = torch.nextafter(-borders.flip(0), torch.tensor(-torch.inf))
-        borders = torch.cat([below, borders])
-    return (
-        TABLE,
-        scales,
-        np.zeros_like(scales),
-        *_bounds(0, 0),
-        fit.grid.values.float().numpy(),
-        borders.numpy(),
-    )
+    values = fit.grid.values.float()
+    return TABLE, scales, np.zeros_like(scales), *_bounds(0, 0), values.numpy(), _borders(fit.grid).numpy()
+
+
+def _borders(grid: Grid) -> Tensor:
+    """The greatest float32 that still goes to each value but the last."""
+    if not isinstance(grid, TableGrid):
+        values = grid.values.double()
+        return ((values[1:] + values[:-1]) / 2).float()
+    borders = grid.borders  # not half way everywhere: a power grid rounds before the root
+    if grid.mirrored:  # those of the negative side too; a border itself goes to the smaller number
+        borders = torch.cat([torch.nextafter(-borders.flip(0), torch.tensor(-torch.inf)), borders])
+    return borders
 
 
 def _bounds(low: int, high: int) -> tuple[np.float32, np.float32]:
