@@ -92,6 +92,22 @@ def test_methods_side_by_side_on_one_scale(bench):
     bench.screenshot("methods-compare")
 
 
+def test_how_loud_the_inputs_are_is_a_view_too(bench):
+    page = bench.page
+    choose(page, "smoothquant")
+    settled(page)
+    page.locator(".wb-bench .wb-middle .wb-curves button", has_text="inputs").click()
+    page.wait_for_function(
+        """() => {
+            const text = document.querySelector('.wb-bench .wb-middle .wb-plot')?.textContent ?? '';
+            return text.includes('max |x|') && text.includes('after');
+        }""",
+        timeout=60_000,
+    )
+    bench.screenshot("methods-inputs")
+    page.locator(".wb-bench .wb-middle .wb-curves button", has_text="spectrum").click()
+
+
 def test_pruners_beside_the_quantizers_show_both_errors(bench):
     page = bench.page
     choose(page, "sparsegpt")
