@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 from .test_bench import number, wait_for_bench, wait_for_error
 
@@ -20,7 +22,11 @@ def bench(new_lab):
 
 
 def choose(page, method: str) -> None:
+    """And wait until the kernel has heard of it: the page may hold the message back behind an earlier one, while a
+    click on another widget goes ahead. The numbers turn grey then, if only for a moment."""
     page.locator(".wb-bench .wb-method select").select_option(label=method)
+    with contextlib.suppress(TimeoutError):
+        page.locator(".wb-bench .wb-numbers.wb-stale").wait_for(state="attached", timeout=3000)
 
 
 def tab(page, name: str) -> None:
