@@ -110,6 +110,16 @@ def test_how_loud_the_inputs_are_is_a_view_too(bench):
         }""",
         timeout=60_000,
     )
+    assert "vs plain" not in page.locator(".wb-bench .wb-numbers").text_content()  # it rounds nothing
+    page.locator(".wb-bench .wb-middle .wb-plot", has_text="max |w|").scroll_into_view_if_needed()
+    whole = page.evaluate(
+        """() => {
+            const plot = document.querySelector('.wb-bench .wb-middle .wb-plot');
+            const last = plot.querySelector('.x2title').getBoundingClientRect();
+            return last.bottom <= plot.getBoundingClientRect().bottom;
+        }"""
+    )
+    assert whole
     bench.screenshot("methods-inputs")
     page.locator(".wb-bench .wb-middle .wb-curves button", has_text="spectrum").click()
 

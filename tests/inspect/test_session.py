@@ -41,7 +41,8 @@ def test_live_answers_in_order_of_price_with_growing_numbers(session):
     known = [set(answer.numbers) for answer in answers]
     assert len(answers) == 3
     assert known[0] < known[1] < known[2]
-    assert known[1] - known[0] == {"output_relative_error"}
+    assert known[1] - known[0] == {"output_relative_error", "baseline_output_error"}
+    assert answers[1].numbers["baseline_output_error"] is None  # said, so that no earlier method's stays
     assert {"kl", "top1_agreement", "perplexity", "base_perplexity"} <= known[2] - known[1]
     assert all((answer.layer, answer.method) == (DOWN, session.method) for answer in answers)
 

@@ -57,8 +57,8 @@ def channels_figure(
     figure.update_xaxes(title_text=across, showticklabels=True, row=2, col=1)
     figure.update_annotations(font_size=11, xanchor="left", x=0)
     figure.update_layout(
-        height=420, margin={"t": 30, "l": 60, "r": 12, "b": 40},
-        legend={"x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom", "orientation": "h"},
+        height=420, margin={"t": 46, "l": 60, "r": 12, "b": 40},
+        legend={"x": 1, "xanchor": "right", "y": 1.05, "yanchor": "bottom", "orientation": "h"},
     )  # fmt: skip
     said = "before and after a transform" if after is not None else "over the calibration data"
     return described(figure, f"Largest input and weight of each input channel of {name}, {said}; log scales.")

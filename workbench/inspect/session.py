@@ -200,7 +200,7 @@ class Session:
         """The output error of the plain method that the one on the bench has to beat."""
         plain = self.method.baseline
         if plain is None:
-            return {}
+            return {"baseline_output_error": None}
         error = OutputError(w, plain.compress(w).running())
         error.add(sample)
         return {"baseline_output_error": error.value}

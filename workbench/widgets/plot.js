@@ -36,6 +36,7 @@ export default {
     async function draw() {
       const { data = [], layout = {} } = JSON.parse(model.get("spec"));
       // The container's size, unless the figure says its own.
+      place.style.height = layout.height ? `${layout.height}px` : model.get("height") ? `${model.get("height")}px` : "100%";
       await Plotly.react(place, data, { autosize: !layout.width, ...drag, ...layout }, config);
       place.setAttribute("role", "img");
       place.setAttribute("aria-label", model.get("label"));
