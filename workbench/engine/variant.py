@@ -141,9 +141,8 @@ def _refuse_early(model: Model, planned: Plan, batches: Sequence[Tensor], kept: 
             "keep finished layers in a folder, or choose fewer with a selector",
         )
     require(needed, planned.recipe.label, way_out)
-    if (
-        batches and model.task == "language"
-    ):  # elsewhere a row is no token: the walk looks when it comes there
+    # Elsewhere a row is no token: the walk looks when it comes there.
+    if batches and model.task == "language":
         for entry in planned.work:
             check_rank(entry.layer, entry.methods, sum(batch.numel() for batch in batches))
 
@@ -218,6 +217,7 @@ def _digest(parts: Any) -> str:
                 take(each)
         elif isinstance(part, CompressedWeight):
             take([part.codes, part.scale, part.zero, part.mask, part.input_scale, part.order, part.shift])
+            take([] if part.patch is None else [part.patch.columns, part.patch.values])
             digest.update(repr((part.grid, part.inputs)).encode())
         elif part is not None:
             digest.update(repr(part).encode())
