@@ -17,14 +17,15 @@ import typer
 
 from . import __version__
 from .errors import Refused
+from .shell.alignment import align
 from .shell.design import design
 from .shell.mobilequant import mobilequant
-from .shell.options import CALIBRATION, JSON, KEEP, LAYERS, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
+from .shell.options import CALIBRATION, JSON, KEEP, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
 from .shell.outliers import outliers
 from .shell.report import Report, Table, cell, progress, run_job, verb
 from .shell.sensitivity import sensitivity
+from .shell.spectra import spectra
 from .shell.work import (
-    calibration_batches,
     evaluation_data,
     folded,
     layer_table,
@@ -32,7 +33,6 @@ from .shell.work import (
     make_plan,
     make_variant,
     model_table,
-    spectrum_record,
 )
 
 app = typer.Typer(
@@ -279,52 +279,14 @@ def compress(
     return report
 
 
+app.command()(verb(align))
 app.command()(verb(sensitivity))
 app.command()(verb(design))
 app.command()(verb(mobilequant))
 app.command()(verb(outliers))
 
 
-@app.command()
-@verb
-def spectra(
-    model: MODEL,
-    layers: LAYERS = "*",
-    recipe: RECIPE = None,
-    calibration: CALIBRATION = None,
-    as_json: JSON = False,
-) -> Report:
-    """Singular values, ranks and heavy-tail fits of the weights, before and after a recipe."""
-    from .engine import Recipe, collect
-    from .files.load import load
-    from .spectra import COLUMNS
-
-    report = Report()
-    steps = Recipe.load(recipe) if recipe else Recipe()
-    found = load(model)
-    chosen = found.select(layers)
-    planned = make_plan(report, found, steps, {layer.name for layer in chosen})
-    work = {entry.layer.name: entry.methods for entry in planned.work}
-    batches = calibration_batches(report, found, planned, calibration)
-    untouched = {"method": "", "edge": None, "lost": None, "after": None} if steps else {}
-    records = []
-    with progress("spectra") as tell:
-        needy = [entry.layer for entry in planned.work if any(m.needed for m in entry.methods)]
-        statistics = {} if batches is None else collect(found, needy, planned.needs, batches)
-        for done, layer in enumerate(chosen):
-            tell(done, len(chosen), layer.name)
-            row = spectrum_record(found, layer, work.get(layer.name, ()), statistics.get(layer.name))
-            records.append({"name": layer.name, "role": layer.role, "block": layer.block, **untouched, **row})
-    columns = ["name", "M", "N", "alpha", "D", "sigma", "xmin", "log_norm", "stable_rank", "matrix_rank"]
-    columns += ["effective_rank", *(["method", "edge", "lost", "alpha after"] if steps else []), "status"]
-    rows = [{**r, "alpha after": (r.get("after") or {}).get("alpha")} for r in records]
-    shown = [*columns[3:10], *(["effective_rank"] if not steps else [])]
-    caption = "\n".join(f"{name}: {COLUMNS[name]}" for name in shown)
-    if steps:
-        caption += "\nedge: largest singular value of white noise with the error's variance; lost: those of w under it"
-    report.document = {"layers": records, **(left_out(planned) if steps else {})}
-    report.tables = [Table(f"Spectra of {found.name}", rows, columns, caption)]
-    return report
+app.command()(verb(spectra))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from ..engine import Plan, Recipe, Variant
     from ..measure import Evaluation
-    from ..methods import Method, Statistics
-    from ..model import Layer, Model
+    from ..model import Model
 
 
 def make_plan(report: Report, model: Model, recipe: Recipe, only: set[str] | None = None) -> Plan:
@@ -160,29 +159,3 @@ def layer_table(frame: Any, data: Evaluation | None, caption: str = "") -> Table
     ]
     units = [f"{name}: {WEIGHT_COLUMNS[name]}" for name in columns[2:]]
     return Table("Layers", frame.to_dict("records"), columns, "\n".join(filter(None, [*units, caption])))
-
-
-def spectrum_record(
-    model: Model, layer: Layer, methods: Sequence[Method], statistics: Statistics | None
-) -> dict[str, Any]:
-    """The row of one layer; a layer that cannot be read says why in `status` and ends nothing."""
-    from ..engine import compress
-    from ..spectra import COLUMNS, NoiseEdge, spectrum_row, spectrum_row_of
-
-    try:
-        if not methods:
-            return spectrum_row(layer.to_matrix(model.source.read(layer.tensor)).float())
-        w = model.base_weight(layer.name)
-        found = NoiseEdge.measure(w, compress(w, methods, statistics).dequantize())
-    except (Refused, RuntimeError) as error:
-        return {**dict.fromkeys(COLUMNS), "status": " ".join(str(error).split())}
-    return {
-        **spectrum_row_of(found.before, layer.shape),
-        "method": " + ".join(method.label for method in methods),
-        "edge": found.edge,
-        "lost": found.lost,
-        "threshold": found.threshold,
-        "undetectable": found.undetectable,
-        "error_norm": found.error_norm,
-        "after": spectrum_row_of(found.after, layer.shape),
-    }

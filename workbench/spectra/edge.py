@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.errors import Refused
-from workbench.spectra.values import as_matrix, singular_values, spectral_norm
+from workbench.spectra.bulk import mp_density
+from workbench.spectra.values import as_matrix, singular_values
 
 if TYPE_CHECKING:
     from workbench.spectra.values import Matrix
@@ -46,6 +47,18 @@ def detection_threshold(error_variance: float, shape: tuple[int, int]) -> float:
     return math.sqrt(error_variance) * (out * inner) ** 0.25
 
 
+def noise_density(values: np.ndarray, error_variance: float, shape: tuple[int, int]) -> np.ndarray:
+    """Density, per unit of the weights, of the singular values of white noise of `shape` (out, in) and `error_variance`
+    at `values` [...]: the Marchenko-Pastur law with sigma = sqrt lambda. Integrates to 1. Raises `Refused` as
+    `noise_edge` does, and for a variance of 0, which has no density."""
+    out, inner = _checked(error_variance, shape)
+    if error_variance == 0:
+        raise Refused("noise edge: an error of variance 0 has no density; the copy is the weight itself")
+    values = np.asarray(values, float)
+    unit = error_variance * max(out, inner)  # of an eigenvalue of the law
+    return mp_density(np.square(values) / unit, max(shape) / min(shape)) * 2 * values / unit
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseEdge:
     """The spectrum of a weight matrix before and after compression, and the edge of the error between them.
@@ -53,8 +66,8 @@ class NoiseEdge:
     `error_variance`: variance of the entries of w_hat - w about their mean, weights squared. `edge` and
     `threshold`: `noise_edge` and `detection_threshold` of it. `error_norm`: ||w_hat - w||_2 as measured;
     well above `edge`, the error is not white (a bias, or columns and rows that err more than others).
-    `before`, `after` [min(out, in)]: singular values, descending. All but the variance in the unit of the
-    weights."""
+    `before`, `after`, `error` [min(out, in)]: singular values of w, w_hat and w_hat - w, descending. All but the
+    variance in the unit of the weights. `shape`: (out, in)."""
 
     error_variance: float
     edge: float
@@ -62,6 +75,8 @@ class NoiseEdge:
     error_norm: float
     before: np.ndarray
     after: np.ndarray
+    error: np.ndarray
+    shape: tuple[int, int]
 
     @classmethod
     def measure(cls, w: Matrix, w_hat: Matrix) -> NoiseEdge:
@@ -76,13 +91,16 @@ class NoiseEdge:
             )
         shape, error = (original.shape[0], original.shape[1]), np.subtract(copy, original, dtype=np.float64)
         variance = float(error.var())
+        sigmas = singular_values(error)
         return cls(
             error_variance=variance,
             edge=noise_edge(variance, shape),
             threshold=detection_threshold(variance, shape),
-            error_norm=spectral_norm(error),
+            error_norm=float(sigmas[0]),
             before=singular_values(original),
             after=singular_values(copy),
+            error=sigmas,
+            shape=shape,
         )
 
     @property

@@ -5,7 +5,8 @@ fitted and the empirical distribution (Kolmogorov-Smirnov); the candidate of lea
 & Newman 2009, eq. 3.1 and section 3.3; Martin & Mahoney 2021 for its use on weights. What surprises: the
 empirical distribution is the *left* one (0, 1/n, ..., (n-1)/n), and eigenvalues up to 1e-5 are dropped by
 an absolute threshold, so alpha does not depend on the scale of the weights only while no eigenvalue crosses
-it. Cost: n^2 / 2 exponentials, in chunks.
+it. `scan_tail` computes D of every candidate, n^2 / 2 exponentials; `fit_tail` needs only the least, and leaves
+a candidate as soon as one gap exceeds the best D so far.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from workbench.errors import Refused
 
 THRESHOLD = 1e-5  # WeightWatcher's EVALS_THRESH, for spectra computed in float32 or better
-LEAST = 10  # WeightWatcher's MIN_EVALS: with fewer there is no fit
-RELIABLE = 50  # below this alpha moves by tenths with single eigenvalues
+LEAST = 50  # below this alpha moves by tenths with single eigenvalues: no fit, unless it is asked for
 SPREAD = 1e-9  # a tail whose logarithms span less is one repeated value: it has no exponent
 CHUNK = 1 << 16  # entries of the distance matrix at a time: 0.5 MB of float64, which stays in the cache
 
@@ -43,8 +44,7 @@ class TailFit:
     `alpha`: exponent, no unit, 1 or more. `xmin`: where the tail begins, unit of the eigenvalues (weights
     squared). `D`: Kolmogorov-Smirnov distance, 0 to 1. `sigma`: standard error of alpha, (alpha - 1) /
     sqrt(tail). `tail`: how many eigenvalues lie in the tail. `xmin_index`: the place of xmin among the
-    ascending eigenvalues above the threshold. `num_evals`: how many those are; under 50 the fit is not
-    `reliable`."""
+    ascending eigenvalues above the threshold. `num_evals`: how many those are."""
 
     alpha: float
     xmin: float
@@ -54,38 +54,53 @@ class TailFit:
     xmin_index: int
     num_evals: int
 
-    @property
-    def reliable(self) -> bool:
-        """Whether enough eigenvalues went in for alpha to mean something; see `sigma` for how much."""
-        return self.num_evals >= RELIABLE
 
-
-def fit_tail(eigenvalues: np.ndarray, *, threshold: float = THRESHOLD) -> TailFit:
+def fit_tail(
+    eigenvalues: np.ndarray,
+    *,
+    threshold: float = THRESHOLD,
+    least: int = LEAST,
+    xmin: tuple[float, float] = (0.0, float("inf")),
+) -> TailFit:
     """The best power-law tail of eigenvalues [n] = singular values squared, not divided by any dimension.
 
-    Order does not matter. Eigenvalues <= `threshold` are dropped first. Raises `Refused` when fewer than 10
-    are left, when they are all equal, and for NaN, Inf or negative values."""
-    scan = scan_tail(eigenvalues, threshold=threshold)
-    if len(scan.eigenvalues) < LEAST:
+    Order does not matter. Eigenvalues <= `threshold` are dropped first; tails begin between the two values of `xmin`.
+    Raises `Refused` when fewer than `least` are
+    left, when they are all equal, and for NaN, Inf or negative values. Of equal D the longest tail wins."""
+    kept, logs = _kept(eigenvalues, threshold)
+    refuse_few(len(kept), np.size(eigenvalues), threshold, least)
+    _n, alpha = _exponents(logs)
+    if not np.isfinite(alpha).any():
         raise Refused(
-            f"tail fit: {len(scan.eigenvalues)} of {np.size(eigenvalues)} eigenvalues lie above "
-            f"{threshold:g}, and a fit needs {LEAST}; take a larger matrix, or a lower threshold"
-        )
-    if not np.isfinite(scan.alpha).any():
-        raise Refused(
-            f"tail fit: all {len(scan.eigenvalues)} eigenvalues equal {scan.eigenvalues[-1]:.6g}, so there "
+            f"tail fit: all {len(kept)} eigenvalues equal {kept[-1]:.6g}, so there "
             "is no tail to fit; a matrix with orthogonal rows or columns looks like this"
         )
-    best = int(np.argmin(scan.D))
-    return TailFit(
-        alpha=float(scan.alpha[best]),
-        xmin=float(scan.eigenvalues[best]),
-        D=float(scan.D[best]),
-        sigma=float(scan.sigma[best]),
-        tail=len(scan.eigenvalues) - best,
-        xmin_index=best,
-        num_evals=len(scan.eigenvalues),
-    )
+    alpha = np.where((kept[:-1] >= xmin[0]) & (kept[:-1] <= xmin[1]), alpha, np.inf)
+    if not np.isfinite(alpha).any():
+        raise Refused(f"tail fit: no tail begins between {xmin[0]:g} and {xmin[1]:g}; widen xmin")
+    best, distance = _least(logs, alpha)
+    return _fit(kept, float(alpha[best]), float(distance), int(best))
+
+
+def fit_from(eigenvalues: np.ndarray, index: int, *, threshold: float = THRESHOLD) -> TailFit:
+    """The tail that begins at place `index` of the ascending eigenvalues above `threshold`."""
+    kept, logs = _kept(eigenvalues, threshold)
+    _n, alpha = _exponents(logs)
+    if not 0 <= index < len(alpha) or not np.isfinite(alpha[index]):
+        raise Refused(
+            f"tail fit: no tail begins at place {index} of {len(kept)} eigenvalues: a tail has two different ones"
+        )
+    distance = float(_distances(logs, alpha, np.array([index]))[0])
+    return _fit(kept, float(alpha[index]), distance, index)
+
+
+def refuse_few(found: int, of: int, threshold: float, least: int) -> None:
+    """Refused where a spectrum is too short for a fit."""
+    if found < max(least, 2):
+        raise Refused(
+            f"tail fit: {found} of {of} eigenvalues lie above {threshold:g}, and a fit needs {max(least, 2)}: with "
+            "fewer alpha moves by tenths with single eigenvalues; take a larger matrix, or say least="
+        )
 
 
 def scan_tail(eigenvalues: np.ndarray, *, threshold: float = THRESHOLD) -> TailScan:
@@ -94,6 +109,16 @@ def scan_tail(eigenvalues: np.ndarray, *, threshold: float = THRESHOLD) -> TailS
 
     Takes any number of eigenvalues; `fit_tail` says which spectra are enough for a fit. Raises `Refused`
     for NaN, Inf or negative values, and for a threshold under 0."""
+    kept, logs = _kept(eigenvalues, threshold)
+    n, alpha = _exponents(logs)
+    fitted = np.isfinite(alpha)
+    distances = np.ones(len(alpha))
+    distances[fitted] = _distances(logs, alpha, np.flatnonzero(fitted))
+    return TailScan(kept, alpha, distances, (alpha - 1) / np.sqrt(n))
+
+
+def _kept(eigenvalues: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvalues above the threshold, ascending, and their logarithms."""
     values = np.asarray(eigenvalues, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
         raise Refused(
@@ -104,33 +129,80 @@ def scan_tail(eigenvalues: np.ndarray, *, threshold: float = THRESHOLD) -> TailS
         raise Refused(f"tail fit: threshold {threshold:g} is under 0; take 0 to drop only the zeros")
     kept = np.sort(values[values > threshold])
     # Measured from the largest, so that a common scale of the weights cannot cost digits in the sums.
-    logs = np.log(kept) - np.log(kept[-1]) if len(kept) else kept
-    n = np.arange(len(kept), 1, -1)  # the tail's length at each candidate; a tail of one has no exponent
+    return kept, np.log(kept) - np.log(kept[-1]) if len(kept) else kept
+
+
+def _exponents(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """n_i and alpha_i = 1 + n_i / (sum_{j >= i} ln lambda_j - n_i ln lambda_i) [n - 1] of every candidate but the last:
+    a tail of one has no exponent. inf where the rest of the tail is one repeated value."""
+    n = np.arange(len(logs), 1, -1)
     excess = np.cumsum(logs[::-1])[::-1][:-1] - n * logs[:-1]
     spread = -logs[:-1] > SPREAD
-    alpha = 1 + n / np.where(spread, excess, 1.0)
-    distances = np.where(spread, _distances(logs, alpha), 1.0)
-    alpha = np.where(spread, alpha, np.inf)
-    return TailScan(kept, alpha, distances, (alpha - 1) / np.sqrt(n))
+    return n, np.where(spread, 1 + n / np.where(spread, excess, 1.0), np.inf)
 
 
-def _distances(logs: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """D_i = max_{j >= i} |1 - (lambda_j / lambda_i)^(1 - alpha_i) - (j - i) / n_i| for all candidates i;
-    logs [n] ascending, alpha [n - 1]. A band of rows of the triangle at a time."""
-    n, distances = len(logs), np.empty(len(alpha))
-    places = np.arange(n, dtype=np.float64)
+def _fit(kept: np.ndarray, alpha: float, distance: float, index: int) -> TailFit:
+    tail = len(kept) - index
+    return TailFit(
+        alpha=alpha,
+        xmin=float(kept[index]),
+        D=distance,
+        sigma=(alpha - 1) / float(np.sqrt(tail)),
+        tail=tail,
+        xmin_index=index,
+        num_evals=len(kept),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _least(logs, alpha):
+    """The candidate of least D, and its D. A candidate is left as soon as one gap exceeds the best D so far: a first
+    round over a few candidates finds a good one, and the gaps of each are looked at where the last one failed, then
+    ever closer."""
+    best, place, failed = np.inf, -1, 0
+    count = len(alpha)
+    for begin, step in ((0, max(1, count // 32)), (0, 1)):
+        for i in range(begin, count, step):
+            if not np.isfinite(alpha[i]):
+                continue
+            distance, failed = _gap(logs, alpha[i], i, max(i, failed)), max(i, failed)
+            for stride in (64, 8, 1):
+                for j in range(i, count + 1, stride):
+                    gap = _gap(logs, alpha[i], i, j)
+                    if gap > distance:
+                        distance, failed = gap, j
+                        if distance > best:
+                            break
+                if distance > best:
+                    break
+            if distance < best or (distance == best and i < place):
+                best, place = distance, i
+    return place, best
+
+
+@njit(cache=True, nogil=True)
+def _gap(logs, alpha, i, j):
+    """|1 - (lambda_j / lambda_i)^(1 - alpha_i) - (j - i) / n_i|: between the fitted and the left empirical
+    distribution."""
+    return abs(1 - np.exp((1 - alpha) * (logs[j] - logs[i])) - (j - i) / (len(logs) - i))
+
+
+def _distances(logs: np.ndarray, alpha: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """D_i = max_{j >= i} |1 - (lambda_j / lambda_i)^(1 - alpha_i) - (j - i) / n_i| for the candidates i in `rows`,
+    ascending. logs [n], alpha [n - 1]. Some rows at a time."""
+    n, distances = len(logs), np.empty(len(rows))
     start = 0
-    while start < len(alpha):
-        stop = min(len(alpha), start + max(1, CHUNK // (n - start)))
-        rows = np.arange(start, stop)[:, None]
-        fitted = logs[None, start:] - logs[start:stop, None]
-        fitted *= 1 - alpha[start:stop, None]
-        # j < i lies left of the band's diagonal; cut there, or a steep tail overflows. Both cdfs are then 0.
-        left = places[None, start:stop] < rows
-        fitted[:, : stop - start][left] = 0.0
+    while start < len(rows):
+        first = rows[start]
+        stop = min(len(rows), start + max(1, CHUNK // (n - first)))
+        some, j = rows[start:stop, None], np.arange(first, n)
+        fitted = logs[None, first:] - logs[some]
+        fitted *= 1 - alpha[some]
+        left = j[None] < some  # both distributions are 0 there; a steep tail would overflow
+        fitted[left] = 0.0
         np.exp(fitted, out=fitted)
-        empirical = (places[None, start:] - rows) / (n - rows)
-        empirical[:, : stop - start][left] = 0.0
+        empirical = (j[None] - some) / (n - some)
+        empirical[left] = 0.0
         fitted += empirical
         fitted -= 1.0
         distances[start:stop] = np.maximum(fitted.max(axis=1), -fitted.min(axis=1))

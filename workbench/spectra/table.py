@@ -1,97 +1,223 @@
-"""One row of the spectra table: what the singular values of a weight matrix say, under WeightWatcher's
-names.
+"""One row of the spectra table: what the eigenvalues of a weight say, under WeightWatcher's names.
 
-Where WeightWatcher (version 0.7, `RMT_Util.py` and `weightwatcher.py`) has a column, the name and the
-definition are its own, so that tables of both can be joined; the deviations are written in `COLUMNS`. Its
-*norms* are of eigenvalues: `spectral_norm` is sigma_max squared. Martin, Peng & Mahoney 2021, Nature
-Communications 12:4122.
+Where WeightWatcher 0.7.7 has a column, the name and the definition are its own, so that tables of both can be joined;
+the deviations are written in the columns' texts. Its *norms* are of eigenvalues: `spectral_norm` is sigma_max squared.
+Martin, Peng & Mahoney 2021, Nature Communications 12:4122.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from scipy.special import logsumexp
 
 from workbench.errors import Refused
+from workbench.spectra.alternatives import best_tail, compare_tails
+from workbench.spectra.bulk import Bulk, fit_bulk
+from workbench.spectra.esd import EPS, ESD, esd
+from workbench.spectra.farms import farms
+from workbench.spectra.hill import hill
+from workbench.spectra.matrices import Matrices, matrices
 from workbench.spectra.powerlaw import TailFit, fit_tail
-from workbench.spectra.values import NotFinite, singular_values
+from workbench.spectra.randomized import (
+    jensen_shannon_distance,
+    randomized_eigenvalues,
+    randomized_esd,
+)
+from workbench.spectra.values import NotFinite
 
 if TYPE_CHECKING:
     from workbench.spectra.values import Matrix
 
     Value: TypeAlias = float | int | bool | str
 
+SHARE = 1e-10  # WeightWatcher's EPSILON, added to the shares and the rank of the entropy
+WEAK = 1e-6  # WeightWatcher's tolerance: eigenvalues under it are its `weak_rank_loss`
+OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
+
 COLUMNS: dict[str, str] = {
     "N": "larger dimension of the matrix; count",
     "M": "smaller dimension of the matrix; count",
+    "rf": "matrices whose eigenvalues are pooled: places of a convolution's kernel; count",
     "Q": "N / M, aspect ratio, 1 or more; no unit",
-    "num_evals": "eigenvalues lambda = sigma^2 of the matrix, zeros included, = M; count",
+    "num_evals": "eigenvalues lambda = sigma^2, zeros included, = M rf; count",
     "alpha": "exponent of the fitted tail, rho(lambda) ~ lambda^-alpha from xmin up; no unit; about 2 to 6 "
     "in well-trained layers",
     "D": "Kolmogorov-Smirnov distance between the tail and its fit, 0 to 1; no unit",
-    "sigma": "standard error of alpha, (alpha - 1) / sqrt(num_pl_spikes); no unit",
+    "sigma": "standard error of alpha, (alpha - 1) / sqrt(tail); no unit",
     "xmin": "eigenvalue at which the tail begins; weights squared",
     "xmax": "largest eigenvalue of the fit, = spectral_norm; weights squared",
     "num_pl_spikes": "eigenvalues in the tail, lambda >= xmin; count",
-    "reliable": "whether 50 or more eigenvalues above 1e-5 went into the fit; else alpha is a guess (ours)",
     "norm": "sum of lambda, the squared Frobenius norm; weights squared",
     "log_norm": "log10 of norm",
     "spectral_norm": "lambda_max, the *square* of the matrix norm ||w||_2; weights squared",
     "log_spectral_norm": "log10 of spectral_norm",
+    "lambda_max": "= spectral_norm; weights squared",
     "alpha_weighted": "alpha * log10(lambda_max), the paper's alpha-hat; depends on the scale of the weights",
     "log_alpha_norm": "log10 of the sum of lambda^alpha",
     "stable_rank": "norm / spectral_norm, 1 to M; no unit",
-    "matrix_rank": "singular values above sigma_max * N * eps, with the eps of float32 (float64 for float64 "
-    "weights); count",
-    "rank_loss": "num_evals - matrix_rank; count",
-    "entropy": "-sum p ln p / ln(matrix_rank) with p = lambda / sum lambda, 0 to 1; 0 for rank one; no unit "
-    "(WeightWatcher adds 1e-10 to p and to the rank)",
-    "effective_rank": "exp of -sum p ln p with p = sigma / sum sigma, 1 to M; no unit; Roy & "
-    "Vetterli 2007 (ours)",
+    "matrix_rank": "singular values above sigma_max * N * eps of float64; count",
+    "rank_loss": "singular values that are not, each counted in its own matrix; count",
+    "weak_rank_loss": "eigenvalues under 1e-6; count",
+    "entropy": "-sum p ln p / ln(matrix_rank) with p = lambda / sum lambda, 0 to 1; no unit; 1e-10 is added to p and "
+    "to the rank as in WeightWatcher; 0 for rank one (there: a number near -1)",
+    "sv_max": "largest singular value; unit of the weights",
+    "sv_min": "smallest singular value (of a convolution WeightWatcher gives the largest of its slices' smallest); "
+    "unit of the weights",
+    "alpha_hill": "alpha of the upper half of the eigenvalues (PL_Alpha_Hill, median); no unit (ours)",
+    "effective_rank": "exp of -sum p ln p with p = sigma / sum sigma, 1 to M; no unit; Roy & Vetterli 2007 (ours)",
     "participation_ratio": "(sum lambda)^2 / sum lambda^2, 1 to M; no unit (ours)",
-    "status": '"ok", or why columns are NaN (ours)',
+    "warning": "over-trained (alpha under 2), under-trained (above 6), or empty",
+    "status": "success, or failed where there is no fit",
+    "reason": "why columns are empty (ours)",
+}
+
+BULK_COLUMNS: dict[str, str] = {
+    "num_spikes": "eigenvalues beyond the Marchenko-Pastur bulk and its Tracy-Widom allowance; count",
+    "sigma_mp": "deviation of the noise that the bulk is fitted with, eigenvalues rescaled to mean 1; no unit",
+    "mp_softrank": "bulk_max / lambda_max, 1 where there is no spike; no unit",
+    "W_scale": "factor to the weights that makes the mean eigenvalue 1",
+    "bulk_max": "upper edge of the bulk; weights squared",
+    "bulk_min": "lower edge of the bulk; weights squared",
+    "mp_problem": "empty, or why there is no fit; then WeightWatcher's numbers are the end of its grid (ours)",
+}
+
+RANDOM_COLUMNS: dict[str, str] = {
+    "max_rand_eval": "largest eigenvalue of the weights in random order; weights squared",
+    "rand_distance": "Jensen-Shannon distance between the spectrum and that of one shuffle; no unit",
+    "ww_softrank": "largest eigenvalue of one shuffle / lambda_max; no unit",
+    "ww_maxdist": "lambda_max - largest eigenvalue of one shuffle; weights squared",
+    "rand_num_spikes": "eigenvalues of the shuffled weights beyond their bulk; count",
+    "num_traps": "= rand_num_spikes, correlation traps: made by single weights that are too large; count",
+    "rand_sigma_mp": "sigma_mp of the shuffled weights; no unit",
+    "rand_mp_softrank": "mp_softrank of the shuffled weights; no unit",
+    "rand_W_scale": "W_scale of the shuffled weights",
+    "rand_bulk_max": "bulk_max of the shuffled weights; weights squared",
+    "rand_bulk_min": "bulk_min of the shuffled weights; weights squared",
+}
+
+DETX_COLUMNS: dict[str, str] = {
+    "detX_num": "eigenvalues from the largest down whose product, rescaled to mean 1, is about 1; count",
+    "num_ERG_spikes": "= detX_num; count",
+    "ERG_gap": "detX_num - num_pl_spikes; count",
+    "detX_val": "the least of them; weights squared",
+    "detX_val_unrescaled": "the same, rescaled to mean 1 (WeightWatcher's name says the opposite)",
+}
+
+TAIL_COLUMNS: dict[str, str] = {
+    "best_fit": "of power_law, truncated_power_law, exponential, lognormal on the tail the one that is significantly "
+    "(p < 0.05) more likely (ours)",
+    "Lambda": "cut-off of the truncated power law; 1 / weights squared",
+    "alpha_TPL": "exponent of the truncated power law; no unit (ours)",
+    "R_TPL": "its log-likelihood ratio to the power law, > 0 where it fits better; nats (ours)",
+    "p_TPL": "how often such a ratio comes by chance; no unit (ours)",
+    "R_exponential": "log-likelihood ratio of an exponential to the power law; nats (ours)",
+    "p_exponential": "how often such a ratio comes by chance; no unit (ours)",
+}
+
+FARMS_COLUMNS: dict[str, str] = {
+    "alpha_farms": "alpha of windows of one aspect ratio, pooled (FARMS): free of the layer's shape; no unit (ours)",
+    "D_farms": "its Kolmogorov-Smirnov distance; no unit (ours)",
+    "farms_window": "rows x columns of a window (ours)",
+}
+
+# What `spectrum_row(..., extra=...)` adds.
+EXTRAS: dict[str, dict[str, str]] = {
+    "mp": BULK_COLUMNS,
+    "randomize": RANDOM_COLUMNS,
+    "detX": DETX_COLUMNS,
+    "tails": TAIL_COLUMNS,
+    "farms": FARMS_COLUMNS,
 }
 
 
-def spectrum_row(w: Matrix) -> dict[str, Value]:
-    """Every column of `COLUMNS` for w [out, in], a torch tensor or numpy array of floats.
+@dataclass(frozen=True)
+class Reading:
+    """How a row is computed. `conv`: how a convolution becomes matrices ("slices", "im2col"). `extra`: names in EXTRAS,
+    in any order. `rows`, `ratio`, `windows`, `estimator`: of FARMS. `seed`: of the random orders."""
 
-    A matrix that allows no fit, or holds NaN or Inf, gives NaN where there is no value and the reason in
-    `status`, so that one odd layer never costs the table of a model. Raises `Refused` only for what is no
-    weight matrix: not 2-D, or not floats."""
+    conv: str = "slices"
+    extra: tuple[str, ...] = ()
+    rows: int = 100
+    ratio: float = 1.0
+    windows: int = 10
+    estimator: str = "median"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.extra if name not in EXTRAS]:
+            raise Refused(
+                f"spectra: there are no extra columns {unknown[0]!r}; there are {', '.join(EXTRAS)}"
+            )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column -> what it says, in order; `status` and `reason` last."""
+        last = ("warning", "status", "reason")
+        found = {name: text for name, text in COLUMNS.items() if name not in last}
+        for name, columns in EXTRAS.items():
+            if name in self.extra:
+                found |= columns
+        return found | {name: COLUMNS[name] for name in last}
+
+
+PLAIN = Reading()
+
+
+def spectrum_row(w: Matrix, reading: Reading = PLAIN) -> dict[str, Value]:
+    """Every column of `reading` for w [out, in] or a convolution [out, in, height, width], a torch tensor or numpy
+    array of floats.
+
+    A weight that allows no fit, or holds NaN or Inf, gives NaN where there is no value and the reason in `reason`, so
+    that one odd layer never costs the table of a model. Raises `Refused` only for what is no weight matrix: a vector,
+    or not floats."""
     try:
-        sigmas = singular_values(w)
+        read = matrices(w, reading.conv)
     except NotFinite:
-        return _row(w.shape, status="weights are NaN or Inf")
-    return spectrum_row_of(sigmas, w.shape, eps=_rank_eps(w))
+        shape = (int(w.shape[0]), int(np.prod(w.shape[1:])))
+        return _row(reading, {"N": max(shape), "M": min(shape)}, "weights are NaN or Inf")
+    row = spectrum_row_of(esd(read), reading, read)
+    if "farms" in reading.extra:
+        row |= _farms(w, reading)
+    return row
 
 
-def spectrum_row_of(
-    sigmas: np.ndarray, shape: tuple[int, int], *, eps: float = float(np.finfo(np.float32).eps)
-) -> dict[str, Value]:
-    """The row of a matrix of `shape` (out, in) whose singular values [min(out, in)], descending, are known
-    already.
-
-    `eps`: precision of the stored weights, for `matrix_rank`."""
-    count = len(sigmas)
-    if not count:
-        return _row(shape, num_evals=0, status="no weights")
-    if sigmas[0] == 0:
-        zeros = {"norm": 0.0, "spectral_norm": 0.0, "matrix_rank": 0, "rank_loss": count}
-        return _row(shape, num_evals=count, **zeros, status="all weights are zero")
+def spectrum_row_of(found: ESD, reading: Reading = PLAIN, read: Matrices | None = None) -> dict[str, Value]:
+    """The row of an ESD that is known already. `read`: the matrices it is of; without them there are no randomized
+    columns, and eigenvalues are taken as they are."""
+    sizes: dict[str, Value] = {"N": found.N, "M": found.M, "rf": found.parts, "num_evals": len(found.sigmas)}
+    if not len(found.sigmas):
+        return _row(reading, sizes, "no weights")
+    sizes["Q"] = found.Q
+    if found.sigmas[0] == 0:
+        zeros = {
+            "norm": 0.0,
+            "spectral_norm": 0.0,
+            "lambda_max": 0.0,
+            "sv_max": 0.0,
+            "sv_min": 0.0,
+            "matrix_rank": 0,
+        }
+        return _row(
+            reading, {**sizes, **zeros, "rank_loss": len(found.sigmas), "weak_rank_loss": len(found.sigmas)},
+            "all weights are zero",
+        )  # fmt: skip
     with np.errstate(over="ignore", under="ignore"):
-        eigenvalues = np.square(sigmas)
-        if not 0 < eigenvalues.sum() < np.inf:
-            return _row(shape, num_evals=count, status="squared weights leave the range of float64")
-    columns = _sizes(sigmas, eigenvalues, tolerance=sigmas[0] * max(shape) * eps)
+        if not 0 < found.eigenvalues.sum() < np.inf:
+            return _row(reading, sizes, "squared weights leave the range of float64")
+    columns = {**sizes, **_sizes(found), **_bulk(found, reading), **_randomized(found, reading, read)}
     try:
-        fit = fit_tail(eigenvalues)
+        fit = fit_tail(found.eigenvalues)
+        if read is not None and not found.sure(fit.xmin):
+            found = esd(read, exact=True)
+            fit = fit_tail(found.eigenvalues)
     except Refused as refused:
         # The reason is the sentence's first half; the way out is for a person at a prompt, not for a table.
-        return _row(shape, **columns, status=str(refused).split("; ")[0])
-    return _row(shape, **columns, **_tail(fit, eigenvalues), status="ok")
+        return _row(reading, {**columns, **_detX(found, reading, None)}, str(refused).split("; ")[0])
+    tail = {**_tail(fit, found), **_detX(found, reading, fit), **_others(found, reading, fit)}
+    return _row(reading, {**columns, **tail})
 
 
 def effective_rank(sigmas: np.ndarray) -> float:
@@ -110,49 +236,151 @@ def participation_ratio(eigenvalues: np.ndarray) -> float:
     return float(shares.sum() ** 2 / np.square(shares).sum())
 
 
-def _sizes(sigmas: np.ndarray, eigenvalues: np.ndarray, *, tolerance: float) -> dict[str, Value]:
+def _sizes(found: ESD) -> dict[str, Value]:
     """The columns that need no fit."""
-    norm, largest = float(eigenvalues.sum()), float(eigenvalues[0])
-    rank = int(np.count_nonzero(sigmas > tolerance))
+    sigmas, eigenvalues = found.sigmas, found.eigenvalues
+    norm, largest = float(eigenvalues.sum()), float(eigenvalues[-1])
+    rank = int(np.count_nonzero(sigmas > sigmas[0] * found.N * EPS))
+    shares = eigenvalues / norm + SHARE
     return {
-        "num_evals": len(eigenvalues),
         "norm": norm,
         "log_norm": float(np.log10(norm)),
         "spectral_norm": largest,
         "log_spectral_norm": float(np.log10(largest)),
+        "lambda_max": largest,
         "stable_rank": norm / largest,
         "matrix_rank": rank,
-        "rank_loss": len(eigenvalues) - rank,
-        "entropy": _entropy(eigenvalues) / float(np.log(rank)) if rank > 1 else 0.0,
+        "rank_loss": found.rank_loss,
+        "weak_rank_loss": int(np.count_nonzero(eigenvalues < WEAK)),
+        "entropy": float(-(shares * np.log(shares)).sum() / np.log(rank + SHARE)) if rank > 1 else 0.0,
+        "sv_max": float(sigmas[0]),
+        "sv_min": float(sigmas[-1]),
         "effective_rank": effective_rank(sigmas),
         "participation_ratio": participation_ratio(eigenvalues),
     }
 
 
-def _tail(fit: TailFit, eigenvalues: np.ndarray) -> dict[str, Value]:
+def _tail(fit: TailFit, found: ESD) -> dict[str, Value]:
     """The columns of a fit."""
-    largest, positive = float(eigenvalues[0]), eigenvalues[eigenvalues > 0]
+    eigenvalues = found.eigenvalues
+    largest, positive = float(eigenvalues[-1]), eigenvalues[eigenvalues > 0]
+    low, high = fit.alpha < OVER_TRAINED, fit.alpha > UNDER_TRAINED
     return {
         "alpha": fit.alpha,
         "D": fit.D,
         "sigma": fit.sigma,
         "xmin": fit.xmin,
         "xmax": largest,
-        "num_pl_spikes": fit.tail,
-        "reliable": fit.reliable,
+        # Of equal eigenvalues at xmin all count, wherever among them the tail begins.
+        "num_pl_spikes": int(np.count_nonzero(eigenvalues >= fit.xmin)),
         "alpha_weighted": fit.alpha * float(np.log10(largest)),
         # A steep fit would overflow in lambda^alpha; its logarithm does not.
         "log_alpha_norm": float(logsumexp(fit.alpha * np.log(positive)) / np.log(10)),
+        "alpha_hill": hill(eigenvalues).alpha,
+        "warning": "over-trained" if low else "under-trained" if high else "",
     }
 
 
-def _row(shape: tuple[int, int], **columns: Value) -> dict[str, Value]:
-    """All columns in their order; NaN where `columns` has nothing."""
-    larger, smaller = max(shape), min(shape)
-    known: dict[str, Value] = {"N": larger, "M": smaller, "reliable": False, **columns}
-    if smaller:
-        known["Q"] = larger / smaller
-    return {name: known.get(name, float("nan")) for name in COLUMNS}
+def _bulk(found: ESD, reading: Reading) -> dict[str, Value]:
+    if "mp" not in reading.extra:
+        return {}
+    return _bulk_columns(fit_bulk(found.eigenvalues, found.N, found.M))
+
+
+def _bulk_columns(bulk: Bulk) -> dict[str, Value]:
+    """Columns of a bulk; only the scale and the problem of one that is no fit."""
+    if bulk.problem:
+        return {"W_scale": bulk.scale, "mp_problem": bulk.problem}
+    return {
+        "num_spikes": bulk.spikes,
+        "sigma_mp": bulk.sigma,
+        "mp_softrank": bulk.softrank,
+        "W_scale": bulk.scale,
+        "bulk_max": bulk.high,
+        "bulk_min": bulk.low,
+        "mp_problem": "",
+    }
+
+
+def _randomized(found: ESD, reading: Reading, read: Matrices | None) -> dict[str, Value]:
+    if "randomize" not in reading.extra or read is None:
+        return {}
+    eigenvalues = randomized_eigenvalues(read, reading.seed)
+    one = randomized_esd(read, reading.seed).eigenvalues
+    largest = float(found.eigenvalues[-1])
+    columns: dict[str, Value] = {
+        "max_rand_eval": float(eigenvalues[-1]),
+        "rand_distance": jensen_shannon_distance(found.eigenvalues, one),
+        "ww_softrank": float(one[-1]) / largest,
+        "ww_maxdist": largest - float(one[-1]),
+    }
+    bulk = _bulk_columns(fit_bulk(eigenvalues, found.N, found.M))
+    bulk.pop("mp_problem")
+    if "num_spikes" in bulk:
+        columns["num_traps"] = bulk["num_spikes"]
+    return columns | {f"rand_{name}": value for name, value in bulk.items()}
+
+
+def _detX(found: ESD, reading: Reading, fit: TailFit | None) -> dict[str, Value]:
+    """The tail in which the eigenvalues multiply to 1 once their mean is 1: as many from the largest down as it takes
+    until their product falls under 1."""
+    if "detX" not in reading.extra or len(found.sigmas) < 2:
+        return {}
+    eigenvalues = found.eigenvalues
+    scaled = eigenvalues * (len(eigenvalues) / eigenvalues.sum())
+    with np.errstate(divide="ignore"):
+        products = np.cumsum(np.log(scaled[::-1]))[:-1]  # the smallest is never asked
+    under = np.flatnonzero(products < 0)
+    first = len(scaled) - 1 - (int(under[0]) if len(under) else len(products) - 1)
+    count = len(scaled) - first if len(under) else len(scaled)
+    columns: dict[str, Value] = {
+        "detX_num": count,
+        "num_ERG_spikes": count,
+        "detX_val": float(eigenvalues[first]),
+        "detX_val_unrescaled": float(scaled[first]),
+    }
+    if fit is not None:
+        columns["ERG_gap"] = count - int(np.count_nonzero(eigenvalues >= fit.xmin))
+    return columns
+
+
+def _others(found: ESD, reading: Reading, fit: TailFit) -> dict[str, Value]:
+    if "tails" not in reading.extra:
+        return {}
+    others = compare_tails(found.eigenvalues, fit)
+    cut, exponential = others["truncated_power_law"], others["exponential"]
+    return {
+        "best_fit": best_tail(others),
+        "Lambda": cut.parameters["Lambda"],
+        "alpha_TPL": cut.parameters["alpha"],
+        "R_TPL": cut.R,
+        "p_TPL": cut.p,
+        "R_exponential": exponential.R,
+        "p_exponential": exponential.p,
+    }
+
+
+def _farms(w: Matrix, reading: Reading) -> dict[str, Value]:
+    try:
+        found = farms(
+            w, rows=reading.rows, ratio=reading.ratio, windows=reading.windows, estimator=reading.estimator
+        )
+    except Refused:  # too few eigenvalues: `reason` says what is wrong with the whole matrix
+        return {}
+    return {
+        "alpha_farms": found.alpha,
+        "D_farms": found.D,
+        "farms_window": f"{found.shape[0]} x {found.shape[1]}",
+    }
+
+
+TEXT = ("warning", "reason", "mp_problem", "best_fit", "farms_window")
+
+
+def _row(reading: Reading, columns: dict[str, Value], reason: str = "") -> dict[str, Value]:
+    """All columns in their order; NaN, or an empty text, where `columns` has nothing."""
+    known = {**columns, "status": "failed" if reason else "success", "reason": reason}
+    return {name: known.get(name, "" if name in TEXT else float("nan")) for name in reading.columns}
 
 
 def _entropy(weights: np.ndarray) -> float:
@@ -163,9 +391,3 @@ def _entropy(weights: np.ndarray) -> float:
     p = weights[weights > 0] / total
     p = p[p > 0]  # a share that underflows to zero
     return float(-(p * np.log(p)).sum())
-
-
-def _rank_eps(w: Matrix) -> float:
-    """eps of float64 for float64 weights, else of float32: half precision has exact weights, not exact
-    products, and its own eps times N would leave a large matrix no rank at all."""
-    return float(np.finfo(np.float64 if str(w.dtype).endswith("float64") else np.float32).eps)

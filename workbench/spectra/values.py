@@ -9,11 +9,15 @@ matrix and give exact zeros, so they do not force the slow road.
 
 LAPACK's four drivers of the symmetric problem (ev, evd, evr, evx) were timed on 256, 576 and 1024
 eigenvalues: without vectors they differ by less than 3 %, since all of them spend their time in the same
-reduction to tridiagonal form. `evr` is scipy's default and is kept.
+reduction to tridiagonal form. `evr` is scipy's default and is kept. Whose LAPACK is fastest depends on the processor:
+`fastest_solver` measures it.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
+import time
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -29,22 +33,27 @@ if TYPE_CHECKING:
 GRAM_FLOOR = 1e-5  # at this fraction the measured relative error is 4e-8 to 6e-8; at 1e-6 it is 1e-5
 
 
+BLOCK = 1 << 23  # weights that are put into float64 at a time: 64 MB
+
+
 class NotFinite(Refused):
     """The weights hold NaN or Inf. A table catches this to show the layer with its reason, not to stop at
     it."""
 
 
-def singular_values(w: Matrix) -> np.ndarray:
+def singular_values(w: Matrix, *, exact: bool = False) -> np.ndarray:
     """All min(out, in) singular values of w [out, in], descending, float64, in the unit of the weights.
 
     `w` is a torch tensor or numpy array of any float dtype and is not changed. Values down to `GRAM_FLOOR` *
     sigma_max keep six digits or more; where smaller ones exist, all are exact to about eps * sigma_max.
-    Raises `Refused` for a matrix that is not 2-D or not of floats, and for NaN or Inf."""
-    a, scale = _scaled(w, np.float64)
-    found = _by_gram(a)
-    if len(found) and found[-1] < GRAM_FLOOR * found[0]:
-        found = np.asarray(scipy.linalg.svdvals(a, check_finite=False))
-    return _padded(found, a.shape) * scale
+    `exact`: take the SVD road whatever the values are. Raises `Refused` for a matrix that is not 2-D or not of floats,
+    and for NaN or Inf."""
+    a = as_matrix(w)
+    exponent = _exponent(a)
+    found = np.zeros(0) if exact else _by_gram(a, exponent)
+    if exact or (len(found) and found[-1] < GRAM_FLOOR * found[0]):
+        found = np.asarray(scipy.linalg.svdvals(_scaled(a, exponent, np.float64), check_finite=False))
+    return _padded(found, a.shape) * 2.0**exponent
 
 
 def live_singular_values(w: Matrix) -> np.ndarray:
@@ -53,8 +62,9 @@ def live_singular_values(w: Matrix) -> np.ndarray:
     About 1.6 times as fast. Values near 1e-3 of the largest are off by about 1 %, those under 2e-4 are
     noise, and nothing that is saved, fitted or printed should come from here. Raises `Refused` as
     `singular_values` does."""
-    a, scale = _scaled(w, np.float32)
-    return _padded(_by_gram(a), a.shape) * np.float32(scale)
+    a = as_matrix(w)
+    exponent = _exponent(a)
+    return _padded(_by_gram(a, exponent, np.float32), a.shape) * np.float32(2.0**exponent)
 
 
 def spectral_norm(w: Matrix) -> float:
@@ -62,22 +72,29 @@ def spectral_norm(w: Matrix) -> float:
 
     The largest value loses nothing on the Gram road, so this never takes the slow one. Raises `Refused` as
     `singular_values` does."""
-    a, scale = _scaled(w, np.float64)
-    return float(_by_gram(a).max(initial=0.0) * scale)
+    a = as_matrix(w)
+    exponent = _exponent(a)
+    return float(_by_gram(a, exponent).max(initial=0.0) * 2.0**exponent)
 
 
 def as_matrix(w: Matrix) -> np.ndarray:
-    """w [out, in] as a float64 numpy array, perhaps its own memory, so not to be written into. Raises
+    """w [out, in] as a float32 or float64 numpy array, perhaps its own memory, so not to be written into. Raises
     `Refused` for what is not 2-D or not floats, `NotFinite` for NaN or Inf."""
     if getattr(w, "ndim", None) != 2:
         shape = list(getattr(w, "shape", ())) or type(w).__name__
         raise Refused(
             f"spectrum: expected a weight matrix [out, in], got {shape}; reshape it first (a convolution: "
-            "one [out, in] matrix per kernel position, or [out, in * height * width])"
+            "one [out, in] matrix per kernel position, or [out, in * height * width]: see `esd`)"
         )
+    return as_array(w)
+
+
+def as_array(w: Matrix) -> np.ndarray:
+    """w of any shape as `as_matrix` gives it."""
+    shape = list(w.shape)
     if not _holds_floats(w):
         raise Refused(
-            f"spectrum: weight {list(w.shape)} holds {w.dtype}, not floats; dequantize the codes "
+            f"spectrum: weight {shape} holds {w.dtype}, not floats; dequantize the codes "
             "before asking for their spectrum"
         )
     # Whatever is no numpy array is taken for a tensor, so that this room costs no `import torch`.
@@ -87,10 +104,10 @@ def as_matrix(w: Matrix) -> np.ndarray:
         a = (w.detach().float() if w.element_size() <= 4 else w.detach().double()).cpu().numpy()
     finite = np.isfinite(a)
     if not finite.all():
-        row, column = np.argwhere(~finite)[0]
+        first = np.argwhere(~finite)[0].tolist()
         raise NotFinite(
-            f"spectrum: {finite.size - np.count_nonzero(finite)} of {finite.size} weights of {list(w.shape)} "
-            f"are NaN or Inf, the first at [{row}, {column}]; repair the checkpoint or leave this layer out"
+            f"spectrum: {finite.size - np.count_nonzero(finite)} of {finite.size} weights of {shape} "
+            f"are NaN or Inf, the first at {first}; repair the checkpoint or leave this layer out"
         )
     return a
 
@@ -100,30 +117,95 @@ def _holds_floats(w: Matrix) -> bool:
     return w.dtype.kind == "f" if isinstance(w, np.ndarray) else w.is_floating_point()
 
 
-def _scaled(w: Matrix, dtype: type[np.floating]) -> tuple[np.ndarray, float]:
-    """w [out, in] in `dtype`, divided by a power of two near its largest entry, and that power of two."""
-    a = as_matrix(w)
-    working = np.result_type(a, dtype)
+def _exponent(a: np.ndarray) -> int:
+    """The power of two near the largest entry of a: squares of 1e-200 or 1e200 leave float64, and a power of two moves
+    them back without a rounding. Limited so that the power itself stays in range; what is left can be squared."""
     largest = max(a.max(initial=0.0), -a.min(initial=0.0))
-    # Squares of 1e-200 or 1e200 leave float64; a power of two moves them back without a rounding. The limit
-    # keeps the power itself in range, and what is left of the extremes can be squared.
-    limit = 1000 if working == np.float64 else 100
-    exponent = min(max(int(np.frexp(largest)[1]), -limit), limit)
-    return np.multiply(a, 2.0**-exponent, dtype=working).astype(dtype, copy=False), 2.0**exponent
+    limit = 1000 if a.dtype == np.float64 else 100
+    return min(max(int(np.frexp(largest)[1]), -limit), limit)
 
 
-def _by_gram(a: np.ndarray) -> np.ndarray:
-    """Singular values of a [out, in], descending, as roots of the eigenvalues of its smaller Gram matrix;
+def _scaled(a: np.ndarray, exponent: int, dtype: type[np.floating]) -> np.ndarray:
+    """a / 2^exponent in `dtype`."""
+    return np.multiply(a, 2.0**-exponent, dtype=np.result_type(a, dtype)).astype(dtype, copy=False)
+
+
+def _gram(a: np.ndarray, exponent: int, dtype: type[np.floating]) -> np.ndarray:
+    """The smaller of a a^T and a^T a, of a [out, in] / 2^exponent, in `dtype`. A large matrix is summed up in parts, so
+    that it never lies in memory a second time in float64."""
+    wide = a if a.shape[0] <= a.shape[1] else a.T
+    step = max(1, BLOCK // max(1, len(wide)))
+    if step >= wide.shape[1]:
+        part = _scaled(wide, exponent, dtype)
+        return part @ part.T
+    gram = np.zeros((len(wide), len(wide)), dtype)
+    for start in range(0, wide.shape[1], step):
+        part = _scaled(wide[:, start : start + step], exponent, dtype)
+        gram += part @ part.T
+    return gram
+
+
+def _by_gram(a: np.ndarray, exponent: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """Singular values of a [out, in] / 2^exponent, descending, as roots of the eigenvalues of its smaller Gram matrix;
     without the zeros that its zero rows (or columns, where those are fewer) stand for."""
-    gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
+    gram = _gram(a, exponent, dtype)
     alive = gram.diagonal() > 0
     if not alive.all():
         gram = gram[np.ix_(alive, alive)]
     if not len(gram):
-        return np.zeros(0, dtype=a.dtype)
-    eigenvalues = scipy.linalg.eigvalsh(gram, driver="evr", overwrite_a=True, check_finite=False)
+        return np.zeros(0, dtype=dtype)
+    eigenvalues = symmetric_eigenvalues(gram)
     # Rounding puts the eigenvalues of a singular matrix on either side of zero.
     return np.sqrt(np.maximum(eigenvalues[::-1], 0.0))
+
+
+def symmetric_eigenvalues(gram: np.ndarray) -> np.ndarray:
+    """Eigenvalues, ascending, of a symmetric matrix [n, n], which may be overwritten, by the solver that is fastest on
+    this machine."""
+    if len(gram) >= MEASURED_FROM:
+        return SOLVERS[fastest_solver()](gram)
+    return _scipy(gram)
+
+
+def _scipy(gram: np.ndarray) -> np.ndarray:
+    return scipy.linalg.eigvalsh(gram, driver="evr", overwrite_a=True, check_finite=False)
+
+
+def _torch(gram: np.ndarray) -> np.ndarray:
+    import torch
+
+    return torch.linalg.eigvalsh(torch.from_numpy(gram)).numpy()
+
+
+def _cuda(gram: np.ndarray) -> np.ndarray:
+    import torch
+
+    return torch.linalg.eigvalsh(torch.from_numpy(gram).cuda()).cpu().numpy()
+
+
+SOLVERS = {"scipy": _scipy, "torch": _torch, "cuda": _cuda}
+MEASURED_FROM = 512  # eigenvalues from which a choice of solver is worth measuring
+
+
+@functools.cache
+def fastest_solver() -> str:
+    """The name in SOLVERS of the fastest on this machine, timed once on a random matrix of 512 rows (about 0.1 s).
+
+    On an AMD Zen 4 scipy's OpenBLAS needs two thirds of the time of torch's MKL; on Intel's it is the other way
+    round; a GPU wins where its float64 units do. torch takes part only where it is loaded already."""
+    if "torch" not in sys.modules:
+        return "scipy"
+    import torch
+
+    names = [name for name in SOLVERS if name != "cuda" or torch.cuda.is_available()]
+    noise = np.random.default_rng(0).standard_normal((MEASURED_FROM, 2 * MEASURED_FROM))
+    gram, seconds = noise @ noise.T, dict.fromkeys(names, float("inf"))
+    for _round in range(3):  # the first warms up; the best counts
+        for name in names:
+            began = time.perf_counter()
+            SOLVERS[name](gram.copy())
+            seconds[name] = min(seconds[name], time.perf_counter() - began)
+    return min(names, key=seconds.__getitem__)
 
 
 def _padded(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,217 @@
+"""Spectra of a model, layer by layer: memory is that of one layer, whatever the size of the checkpoint.
+
+Of a variant also what compression did: the same columns after it, the noise edge, and how far the leading directions
+turned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from ..errors import Refused
+from ..grid import CompressedWeight
+from ..jobs import Job, ahead
+from ..model import Layer, Model
+from ..spectra import ESD, NoiseEdge, Reading, head_matrices, overlap, spectrum_row, spectrum_row_of
+from .variant import Variant
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SMALL = 1 << 23  # weights of a layer up to which several are worked on at once
+TOP = 8  # leading directions of which the angles are measured
+PLAIN = Reading()
+
+SPECTRA_COLUMNS = {
+    "layer_id": "place of the layer in the model, from 0",
+    "name": "layer, as the checkpoint calls it without .weight",
+    "longname": "= name",
+    "layer_type": "dense, conv2d or embedding",
+    "role": "q, k, v, o, gate, up, down, ...",
+    "block": "index of its transformer or residual block, from 0; empty outside blocks",
+    "head": "index of the attention head, where layers are cut into heads (ours)",
+    "has_esd": "whether there are eigenvalues",
+}
+AFTER_COLUMNS = {
+    "method": "what was done to the layer",
+    "edge": "largest singular value of white noise with the variance of the error; unit of the weights",
+    "threshold": "singular value under which a direction cannot be found again in that noise; unit of the weights",
+    "error_norm": "largest singular value of the error; well above edge the error is not white; unit of the weights",
+    "lost": "singular values of the weight under the edge; count",
+    "undetectable": "singular values of the weight under the threshold; count",
+    "largest_shift": "largest change of a singular value, at most error_norm; unit of the weights",
+    "left_overlap": f"mean squared cosine of the angles between the {TOP} leading output directions before and after",
+    "right_overlap": f"the same of the {TOP} leading input directions",
+    "largest_angle": "largest of those angles; degrees",
+    "after_alpha": "alpha of the compressed weight",
+    "after_D": "D of the compressed weight",
+    "after_alpha_hill": "alpha_hill of the compressed weight",
+    "after_stable_rank": "stable_rank of the compressed weight",
+    "after_effective_rank": "effective_rank of the compressed weight",
+    "after_log_norm": "log_norm of the compressed weight",
+}
+
+Made = Callable[[Layer], tuple[CompressedWeight, str] | None]
+
+
+def spectra(
+    subject: Model | Variant,
+    layers: str = "*",
+    reading: Reading = PLAIN,
+    *,
+    heads: bool = False,
+    job: Job | None = None,
+) -> pd.DataFrame:
+    """One row for each layer, columns as in SPECTRA_COLUMNS, `reading.columns` and, for a Variant, AFTER_COLUMNS.
+
+    `heads`: a row for each attention head of q, k, v and o instead of one for the layer. `job` hears of every layer and
+    cancels between two. A layer that cannot be read has a row that says why."""
+    rows = list(spectra_rows(subject, layers, reading, heads=heads, job=job))
+    return spectra_frame(rows, reading, subject.model.name if isinstance(subject, Variant) else subject.name)
+
+
+def spectra_frame(rows: list[dict[str, Any]], reading: Reading, name: str) -> pd.DataFrame:
+    """The table of these rows; `attrs` say the model's name and what the columns are."""
+    import pandas as pd
+
+    told = {**SPECTRA_COLUMNS, **reading.columns, **AFTER_COLUMNS}
+    some = set().union(*(row.keys() for row in rows)) if rows else set()
+    columns = [column for column in told if column in some]
+    frame = pd.DataFrame(rows, columns=columns)
+    for column in ("block", "head"):
+        if column in frame:
+            frame[column] = frame[column].astype("Int64")
+    frame.attrs["columns"] = {column: told[column] for column in columns}
+    frame.attrs["model"] = name
+    return frame
+
+
+def spectra_rows(
+    subject: Model | Variant,
+    layers: str = "*",
+    reading: Reading = PLAIN,
+    *,
+    heads: bool = False,
+    made: Made | None = None,
+    job: Job | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of `spectra` as they are known. `made(layer)`: the compressed weight and what made it, or None; a
+    Variant brings its own."""
+    model = subject.base if isinstance(subject, Model) else subject.model.base
+    if isinstance(subject, Variant):
+        variant = subject
+        made = lambda layer: (  # noqa: E731
+            (variant.weights[layer.name], variant.method_label(layer.name))
+            if layer.name in variant.weights
+            else None
+        )
+    chosen, places = model.select(layers), {layer.name: place for place, layer in enumerate(model.layers)}
+    if job is not None and chosen:
+        job.step(0, len(chosen), chosen[0].name)
+
+    def work(layer: Layer) -> list[dict[str, Any]]:
+        return list(_rows(model, layer, reading, heads, made))
+
+    # A LAPACK call on a matrix of this size uses one core well and two badly, so layers go side by side, each on one
+    # thread; a large one gets the machine, and the memory, for itself.
+    small = max((layer.parameters for layer in chosen), default=0) <= SMALL
+    with threadpool_limits(1 if small else None, user_api="blas"):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for done, (layer, rows) in enumerate(ahead(work, chosen, cores if small else 1), start=1):
+            for row in rows:
+                yield {**_facts(layer, places[layer.name], row), **row}
+            if job is not None:
+                job.step(done, len(chosen), layer.name)
+
+
+def _facts(layer: Layer, place: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "conv2d" if len(layer.stored) == 4 else "embedding" if layer.role == "embed" else "dense"
+    return {
+        "layer_id": place,
+        "name": layer.name,
+        "longname": layer.name,
+        "layer_type": kind,
+        "role": layer.role,
+        "block": layer.block,
+        "has_esd": bool(np.isfinite(row.get("norm", np.nan))),
+    }
+
+
+def _rows(
+    model: Model, layer: Layer, reading: Reading, heads: bool, made: Made | None
+) -> Iterator[dict[str, Any]]:
+    """The row of a layer, or of each of its heads."""
+    try:
+        compressed = None if made is None else made(layer)
+        stored = model.source.read(layer.tensor)
+        count = heads_of(model, layer) if heads else 0
+        if count:
+            columns = layer.role == "o"
+            parts = head_matrices(layer.to_matrix(stored), count, columns=columns)
+            copies: Any = [None] * count
+            if compressed is not None:
+                copies = head_matrices(compressed[0].dequantize(), count, columns=columns)
+            for head, (part, copy) in enumerate(zip(parts, copies, strict=True)):
+                after = {} if copy is None or compressed is None else _after(part, copy, compressed[1])
+                yield {"head": head, **spectrum_row(part, reading), **after}
+        elif compressed is None:
+            yield spectrum_row(_shaped(layer, stored), reading)
+        else:
+            w, copy = layer.to_matrix(stored), compressed[0].dequantize()
+            yield {
+                **spectrum_row(_shaped(layer, stored), reading),
+                **_after(w, copy, compressed[1], layer, reading),
+            }
+    except (Refused, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        yield {**dict.fromkeys(reading.columns), "status": "failed", "reason": reason}
+
+
+def _shaped(layer: Layer, stored: Tensor) -> Tensor:
+    """A convolution as it is stored, everything else as [out, in]."""
+    return stored if "convolution" in layer.note else layer.to_matrix(stored)
+
+
+def _after(
+    w: Any, copy: Any, method: str, layer: Layer | None = None, reading: Reading = PLAIN
+) -> dict[str, Any]:
+    """What a layer [out, in] and its compressed copy have to say of each other."""
+    found = NoiseEdge.measure(w, copy)
+    if layer is not None and "convolution" in layer.note:
+        row = spectrum_row(layer.to_tensor(copy), Reading(conv=reading.conv))
+    else:
+        row = spectrum_row_of(ESD.of(found.after, found.shape))
+    turned = overlap(w, copy, TOP)
+    kept = {
+        f"after_{name}": row[name]
+        for name in ("alpha", "D", "alpha_hill", "stable_rank", "effective_rank", "log_norm")
+    }
+    return {
+        "method": method,
+        "edge": found.edge,
+        "threshold": found.threshold,
+        "error_norm": found.error_norm,
+        "lost": found.lost,
+        "undetectable": found.undetectable,
+        "largest_shift": found.largest_shift,
+        "left_overlap": turned.left_overlap,
+        "right_overlap": turned.right_overlap,
+        "largest_angle": turned.largest,
+        **kept,
+        "after": row,
+    }
+
+
+def heads_of(model: Model, layer: Layer) -> int:
+    """How many attention heads the rows of q, k and v, or the columns of o, belong to; 0 for other layers and where the
+    configuration does not say."""
+    heads = int(model.config.get("num_attention_heads") or 0)
+    if layer.role in ("k", "v"):
+        heads = int(model.config.get("num_key_value_heads") or heads)
+    return heads if layer.role in ("q", "k", "v", "o") else 0

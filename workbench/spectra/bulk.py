@@ -1,0 +1,184 @@
+"""The bulk: the part of a spectrum that a matrix of noise would have, its edge, and the spikes beyond it.
+
+The density of the eigenvalues of X^T X for X [N, M] with independent entries of variance sigma^2 / N is, for Q = N / M,
+rho(x) = Q sqrt((x+ - x)(x - x-)) / (2 pi sigma^2 x), x+- = sigma^2 (1 +- 1/sqrt Q)^2: Marchenko & Pastur 1967. The
+largest eigenvalue of noise fluctuates about the edge by a scale of M^(-2/3) with the law of Tracy & Widom (Johnstone
+2001, theorem 1.1). `fit_bulk` finds sigma as WeightWatcher 0.7.7 does, `median_bulk` from the median eigenvalue.
+
+WeightWatcher's fit: eigenvalues are rescaled to mean 1; their density is estimated with a triangular kernel of width
+0.1 at 1000 places; sigma is the minimum of the squared difference on a grid of 195 values, polished by Nelder & Mead.
+Square matrices (Q = 1) are fitted in sigma with a quarter circle of fixed radius. The density depends on no sigma: it
+is estimated once here, and 195 times there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.optimize import brentq, fmin
+
+from workbench.errors import Refused
+
+WIDTH = 0.1  # of the kernel, in eigenvalues of mean 1 (square matrices: in their roots)
+PLACES = 1000
+FAINT = 0.01  # densities below are left out of the fit
+GRID = np.arange(0.05, 2.0, 0.01)  # times sigma_max, the sigma whose edge is the largest eigenvalue
+REFUSED = 1000.0  # residual at every place where a sigma is out of question
+TRACY_WIDOM = {
+    0.5: -1.2686,
+    0.9: 0.4501,
+    0.95: 0.9793,
+    0.99: 2.0234,
+}  # quantiles of the law for real matrices
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """A fitted bulk. `sigma`: deviation of the entries times sqrt N, in eigenvalues of mean 1. `low`, `high`: edges of
+    the bulk, and `reach`: where spikes begin, the edge with WeightWatcher's Tracy-Widom allowance; unit of the
+    eigenvalues (weights squared). `spikes`: eigenvalues beyond `reach`. `scale`: factor to singular values of which the
+    squares have mean 1. `softrank`: high / lambda_max. `problem`: empty, or why sigma is no fit."""
+
+    sigma: float
+    low: float
+    high: float
+    reach: float
+    spikes: int
+    scale: float
+    softrank: float
+    Q: float
+    problem: str = ""
+
+
+def mp_density(x: np.ndarray, Q: float, sigma: float = 1.0) -> np.ndarray:
+    """The Marchenko-Pastur density at eigenvalues x [...] for aspect ratio Q >= 1 and deviation sigma; 0 outside the
+    bulk."""
+    low, high = mp_edges(Q, sigma)
+    x = np.asarray(x, float)
+    inside = (x > max(low, 0.0)) & (x < high)
+    at = np.where(inside, x, 1.0)
+    root = np.sqrt(np.where(inside, (high - at) * (at - low), 0.0))
+    return np.where(inside, Q * root / (2 * np.pi * sigma**2 * at), 0.0)
+
+
+def mp_edges(Q: float, sigma: float = 1.0) -> tuple[float, float]:
+    """x- and x+ of the bulk."""
+    return sigma**2 * (1 - Q**-0.5) ** 2, sigma**2 * (1 + Q**-0.5) ** 2
+
+
+def tracy_widom_edge(N: int, M: int, variance: float, quantile: float = 0.95) -> float:
+    """What the largest eigenvalue of X^T X stays under with probability `quantile` (0.5, 0.9, 0.95 or 0.99) for X
+    [N, M] of noise with this variance (weights squared). Johnstone 2001, eqs. 1.3-1.5, with N - 1/2 and M - 1/2 (Ma
+    2012), which is accurate from a dozen rows on."""
+    if quantile not in TRACY_WIDOM:
+        raise Refused(f"Tracy-Widom: quantile {quantile} is none of {', '.join(map(str, TRACY_WIDOM))}")
+    a, b = np.sqrt(N - 0.5), np.sqrt(M - 0.5)
+    return float(variance * ((a + b) ** 2 + TRACY_WIDOM[quantile] * (a + b) * (1 / a + 1 / b) ** (1 / 3)))
+
+
+def fit_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
+    """WeightWatcher's fit to eigenvalues [n], ascending, of matrices of dimensions N >= M. A fit that ran into the end
+    of its grid, or for which no sigma was possible, says so in `problem`; its numbers are no fit."""
+    Q = N / M
+    scaled, scale = _scaled(eigenvalues)
+    fitted = np.sqrt(scaled) if Q == 1 else scaled
+    x, density = _density(fitted)
+    sigma_max = np.sqrt(scaled[-1]) / (1 + Q**-0.5)
+    grid = GRID * sigma_max
+    residual = _residuals(grid, x, density, Q)
+    at = int(np.argmin(residual))
+    problem = ""
+    if residual[at] >= REFUSED**2:
+        problem = "no sigma puts the bulk over the peak of the density"
+    elif at in (0, len(grid) - 1):
+        problem = (
+            "the best sigma lies at the end of the grid: the largest eigenvalue is too far from the bulk"
+        )
+    polished = fmin(lambda s: float(_residuals(np.asarray(s, float), x, density, Q)[0]), grid[at], disp=False)
+    return _bulk(scaled, scale, float(polished[0]), Q, M, problem)
+
+
+def median_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
+    """The bulk whose median is the median of eigenvalues [n], ascending: spikes do not move it. Gavish & Donoho 2014,
+    section III.D, for the noise level of a matrix."""
+    scaled, scale = _scaled(eigenvalues)
+    sigma = float(np.sqrt(np.median(scaled) / _mp_median(N / M)))
+    return _bulk(scaled, scale, sigma, N / M, M, "")
+
+
+def _scaled(eigenvalues: np.ndarray) -> tuple[np.ndarray, float]:
+    """Eigenvalues of mean 1, ascending, and the factor that their roots were multiplied by."""
+    values = np.sort(np.asarray(eigenvalues, float))
+    total = values.sum()
+    if not len(values) or not np.isfinite(total) or total <= 0:
+        raise Refused("bulk: there is no eigenvalue above zero to fit")
+    scale = np.sqrt(len(values)) / np.sqrt(total)
+    return scale * scale * values, float(scale)
+
+
+def _bulk(scaled: np.ndarray, scale: float, sigma: float, Q: float, M: int, problem: str) -> Bulk:
+    low, high = mp_edges(Q, sigma)
+    reach = high + np.sqrt(Q**-0.5 * high ** (2 / 3) * M ** (-2 / 3))
+    back = 1 / (scale * scale)
+    return Bulk(
+        sigma=sigma,
+        low=low * back,
+        high=high * back,
+        reach=float(reach * back),
+        spikes=int(np.count_nonzero(scaled > reach)),
+        scale=scale,
+        softrank=float(high / scaled[-1]),
+        Q=Q,
+        problem=problem,
+    )
+
+
+def _density(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangular-kernel density of values [n], ascending, at PLACES from 0 to half a unit beyond the largest; without
+    the places where it is faint."""
+    x = np.linspace(0, values[-1] + 0.5, PLACES)
+    low, middle, high = (np.searchsorted(values, x + step) for step in (-WIDTH, 0.0, WIDTH))
+    total = np.r_[0.0, np.cumsum(values)]
+    # sum over the kernel of 1 - |x - v| / WIDTH, from running sums
+    below = (middle - low) * x - (total[middle] - total[low])
+    above = (total[high] - total[middle]) - (high - middle) * x
+    density = ((high - low) - (below + above) / WIDTH) / (len(values) * WIDTH)
+    seen = density > FAINT
+    return x[seen], density[seen]
+
+
+def _residuals(sigmas: np.ndarray, x: np.ndarray, density: np.ndarray, Q: float) -> np.ndarray:
+    """Squared difference between the law and the density, summed over x [n], for each of sigmas [s]."""
+    s = np.atleast_1d(sigmas)[:, None]
+    if Q == 1:
+        circle = np.sqrt(np.maximum(4 - x**2, 0.0))
+        return np.square(circle / (np.pi * s * s) - density).sum(axis=1)
+    low, high = s * s * (1 - Q**-0.5) ** 2, s * s * (1 + Q**-0.5) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        law = np.nan_to_num(Q / (2 * np.pi * s * s * x) * np.sqrt((high - x) * (x - low)), posinf=0.0)
+    found = np.square(law - density).sum(axis=1)
+    peak = x[np.argmax(density)]
+    out = ((high < peak) | (high > x.max()) | (low > peak))[:, 0]
+    return np.where(out, len(x) * REFUSED**2, found)
+
+
+def _mp_median(Q: float) -> float:
+    """Median of the Marchenko-Pastur law of variance 1."""
+    low, high = mp_edges(Q)
+
+    def above(middle: float) -> float:
+        # x = low + (high - low) sin^2 a takes the roots at both ends out of the integral
+        end = np.arcsin(np.sqrt((middle - low) / (high - low)))
+        span = high - low
+        mass, _ = quad(
+            lambda a: (
+                Q * span**2 * 2 * (np.sin(a) * np.cos(a)) ** 2 / (2 * np.pi * (low + span * np.sin(a) ** 2))
+            ),
+            1e-12,
+            end,
+        )
+        return mass - 0.5
+
+    return float(brentq(above, low + 1e-9, high))  # pyright: ignore[reportArgumentType]

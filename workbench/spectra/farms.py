@@ -1,0 +1,131 @@
+"""FARMS: the tail of fixed-aspect-ratio submatrices, so that alpha does not depend on the shape of the layer.
+
+The spectrum of pure noise depends on the aspect ratio, and with it alpha: 2.1 for a square Gaussian matrix, 4.6 for one
+eight times as long as wide. FARMS cuts windows of one ratio out of the matrix, pools their eigenvalues and fits once.
+Hu et al. 2025, "Eigenspectrum Analysis of Neural Networks without Aspect Ratio Bias", section 3. Kept from its code:
+where windows begin, and for convolutions the mean of the alphas of each window's pooled slices. Mended: a ratio that
+does not fit the matrix shrinks the window (there it silently becomes another ratio), and all of a convolution is
+visited (there half of it, for ratios above 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.errors import Refused
+from workbench.spectra.hill import ESTIMATORS, hill
+from workbench.spectra.matrices import matrices
+from workbench.spectra.values import singular_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from workbench.spectra.values import Matrix
+
+ROWS = 100  # of a window
+WINDOWS = 10  # along each dimension
+
+
+@dataclass(frozen=True, eq=False)
+class Farms:
+    """`alpha`, `D`: of the pooled windows (for a convolution the mean over them). `shape`: (rows, columns) of a window.
+    `windows`: how many. `eigenvalues`: pooled, ascending, weights squared. `starts`: (row, column) of each window."""
+
+    alpha: float
+    D: float
+    shape: tuple[int, int]
+    windows: int
+    eigenvalues: np.ndarray
+    starts: tuple[tuple[int, int], ...]
+
+    @property
+    def ratio(self) -> float:
+        """Columns to rows of a window; not the one asked for where whole numbers do not allow it."""
+        return self.shape[1] / self.shape[0]
+
+
+def farms(
+    w: Matrix,
+    *,
+    rows: int = ROWS,
+    ratio: float = 1.0,
+    windows: int = WINDOWS,
+    stride: int | None = None,
+    estimator: str = "median",
+) -> Farms:
+    """FARMS of w [out, in] or of a convolution [out, in, height, width].
+
+    `rows` of a window, less where the matrix has fewer; `ratio` of its columns to its rows; `windows` along each
+    dimension, evenly spread, or one every `stride` rows and columns. `estimator`: one of `hill`. Alphas of different
+    `rows` or `ratio`, and of whole matrices, are not comparable: `rows` should not exceed the smallest dimension of the
+    layers that are compared. Raises `Refused` for what does not make sense, and as `hill` and `matrices` do."""
+    _check(rows, ratio, windows, stride, estimator)
+    read = matrices(w)
+    if len(read.parts) > 1:
+        return _convolution(read.parts, ratio, estimator)
+    shape = window_shape(read.shape, rows, ratio)
+    starts = tuple(_starts(read.shape, shape, windows, stride))
+    eigenvalues = _pooled(read.parts, shape, starts)
+    fit = hill(eigenvalues, estimator)
+    return Farms(fit.alpha, fit.D, shape, len(starts), eigenvalues, starts)
+
+
+def window_shape(shape: tuple[int, int], rows: int, ratio: float) -> tuple[int, int]:
+    """(rows, columns) of a window in a matrix of `shape`: `rows` if both fit, else as many as do."""
+    out, inner = shape
+    r = max(1, min(rows, out, inner, int(inner / ratio)))
+    return r, max(1, int(r * ratio))
+
+
+def _starts(
+    shape: tuple[int, int], window: tuple[int, int], windows: int, stride: int | None
+) -> Iterator[tuple[int, int]]:
+    """Where windows begin: (row, column), rows first."""
+    places = []
+    for size, length in zip(shape, window, strict=True):
+        room = size - length
+        step = stride or max(1, room // max(1, windows - 1))
+        count = room // step + 1
+        places.append([min(k * step, room) for k in range(count if stride else min(windows, count))])
+    for row in places[0]:
+        for column in places[1]:
+            yield row, column
+
+
+def _pooled(
+    parts: Sequence[np.ndarray], window: tuple[int, int], starts: tuple[tuple[int, int], ...]
+) -> np.ndarray:
+    """Eigenvalues of all windows of all parts, ascending."""
+    found = [
+        np.square(singular_values(part[row : row + window[0], column : column + window[1]]))
+        for row, column in starts
+        for part in parts
+    ]
+    return np.sort(np.concatenate(found))
+
+
+def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str) -> Farms:
+    """Windows one below the other, as wide as the slices are, the slices in tall orientation; a fit for each window
+    of all slices together, and the mean of the alphas."""
+    tall = [part if part.shape[0] >= part.shape[1] else part.T for part in parts]
+    rows, columns = tall[0].shape
+    window = (
+        (max(1, int(columns // ratio)), columns) if ratio > 1 else (columns, max(1, int(columns * ratio)))
+    )
+    starts = tuple((row, 0) for row in range(0, rows - window[0] + 1, window[0]))
+    pools = [_pooled(tall, window, (start,)) for start in starts]
+    fits = [hill(pool, estimator) for pool in pools]
+    alpha, distance = (float(np.mean([getattr(fit, name) for fit in fits])) for name in ("alpha", "D"))
+    return Farms(alpha, distance, window, len(starts), np.sort(np.concatenate(pools)), starts)
+
+
+def _check(rows: int, ratio: float, windows: int, stride: int | None, estimator: str) -> None:
+    if rows < 1 or windows < 1 or (stride is not None and stride < 1):
+        raise Refused(f"FARMS: rows {rows}, windows {windows} and stride {stride} start at 1")
+    if not 0 < ratio < np.inf:
+        raise Refused(f"FARMS: ratio {ratio} is columns to rows of a window, above 0: 1 for square windows")
+    if estimator not in ESTIMATORS:
+        raise Refused(f"FARMS: estimator {estimator!r} is none of {', '.join(ESTIMATORS)}")
