@@ -40,11 +40,19 @@ _HOMES = {
     "Magnitude": "methods.prune.magnitude",
     "ErrorMap": "inspect",
     "Spectrum": "inspect",
+    "Density": "inspect",
+    "ErrorSpectrum": "inspect",
+    "Spectra": "inspect",
+    "AspectRatio": "inspect",
     "Histogram": "inspect",
     "Sensitivity": "inspect",
     "DesignSpace": "inspect",
     "Comparison": "inspect",
     "Session": "inspect",
+    "TwoNetworks": "inspect",
+    "MergedNetworks": "inspect",
+    "RichLazy": "inspect",
+    "Bandlimited": "inspect",
     "export": "files.export",
     "Bench": "widgets",
 }
@@ -84,7 +92,23 @@ if TYPE_CHECKING:
     from .files.export import export
     from .files.load import load
     from .grid import CompressedWeight
-    from .inspect import Comparison, DesignSpace, ErrorMap, Histogram, Sensitivity, Session, Spectrum
+    from .inspect import (
+        AspectRatio,
+        Bandlimited,
+        Comparison,
+        Density,
+        DesignSpace,
+        ErrorMap,
+        ErrorSpectrum,
+        Histogram,
+        MergedNetworks,
+        RichLazy,
+        Sensitivity,
+        Session,
+        Spectra,
+        Spectrum,
+        TwoNetworks,
+    )
     from .jobs import Job
     from .measure import Quality, evaluation
     from .methods import Method, Statistics

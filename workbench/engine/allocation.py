@@ -90,8 +90,8 @@ def _alphas(rows: pd.DataFrame, metric: str, by: str) -> np.ndarray:
     alphas = np.where(known, alphas, np.median(alphas[known]))
     if by == "block":
         # A layer outside blocks is a group of its own.
-        places = zip(rows["block"], rows["name"], strict=True)
-        groups = np.array([name if block is None or block != block else str(block) for block, name in places])
+        blocks = rows["block"].astype(float).to_numpy(float)
+        groups = np.where(np.isfinite(blocks), blocks.astype(str), rows["name"].to_numpy(str))
         for group in set(groups):
             alphas[groups == group] = alphas[groups == group].mean()
     return alphas

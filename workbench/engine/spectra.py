@@ -139,7 +139,7 @@ def _facts(layer: Layer, place: int, row: Mapping[str, Any]) -> dict[str, Any]:
         "layer_type": kind,
         "role": layer.role,
         "block": layer.block,
-        "has_esd": bool(np.isfinite(row.get("norm", np.nan))),
+        "has_esd": row.get("norm") is not None and bool(np.isfinite(row["norm"])),
     }
 
 

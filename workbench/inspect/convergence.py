@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .curves import CURVES, Curve
+from .curves import Curve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,3 @@ class Convergence(Curve):
         return curves_figure(
             report.curves, self.name, facts=report.facts, warnings=report.warnings, theme=theme
         )
-
-
-CURVES["convergence"] = Convergence

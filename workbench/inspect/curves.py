@@ -123,6 +123,3 @@ class Profile(Curve):
         index, error, axis = t["index"].to_numpy(), t["rms_error"].to_numpy(), t["axis"].to_numpy()
         rows, columns = ((index[axis == name], error[axis == name]) for name in ("row", "column"))
         return profile_figure(rows, columns, self.name, theme=theme)
-
-
-CURVES: dict[str, type[Curve]] = {"histogram": Histogram, "spectrum": Spectrum, "rows & columns": Profile}

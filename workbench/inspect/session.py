@@ -29,6 +29,7 @@ from .comparison import MOST, Comparison
 from .error_map import ErrorMap
 from .outliers import Channels
 from .sensitivity import Sensitivity
+from .spectra import Spectra
 from .tables import measured
 
 LIVE_TOKENS = 1024  # tokens (or images) that the effect of one layer is measured on while a slider moves
@@ -86,6 +87,7 @@ class Session:
         self._seconds = 0.0  # that the method took on the selected layer
         self.pinned: list[Method] = []  # for comparison beside each other, the oldest first
         self.sensitivity: Sensitivity | None = None
+        self.spectra: Spectra | None = None
 
     # What is selected
 
@@ -253,6 +255,17 @@ class Session:
             return self.sensitivity
 
         return Job(work, "sensitivity").start()
+
+    def measure_spectra(self) -> Job:
+        """The spectra of the layers that the selector names, of the variant on the bench and the model before it, in a
+        job. What is known when it is cancelled stays in `spectra`."""
+        variant, selector = self.history.variant, self.selector
+
+        def work(job: Job) -> Spectra:
+            found = self.spectra = Spectra(variant if variant.weights else self.model, selector, begin=False)
+            return found.measure(job)
+
+        return Job(work, "spectra").start()
 
     @property
     def _has_bits(self) -> bool:

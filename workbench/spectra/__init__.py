@@ -18,7 +18,7 @@ from workbench.spectra.hill import ESTIMATORS, hill
 from workbench.spectra.matrices import CONVOLUTIONS, Matrices, head_matrices, matrices
 from workbench.spectra.powerlaw import TailFit, TailScan, fit_from, fit_tail, scan_tail
 from workbench.spectra.randomized import randomized_eigenvalues, shuffled
-from workbench.spectra.subspace import Overlap, Spike, overlap, predicted_spike
+from workbench.spectra.subspace import Overlap, Spike, kept_directions, overlap, predicted_spike
 from workbench.spectra.table import (
     COLUMNS,
     EXTRAS,
@@ -77,6 +77,7 @@ __all__ = [
     "tracy_widom_edge",
     "Overlap",
     "Spike",
+    "kept_directions",
     "overlap",
     "predicted_spike",
     "noise_density",

@@ -49,15 +49,17 @@ def overlap(w: Matrix, w_hat: Matrix, k: int = 8) -> Overlap:
 
     Where singular value k and k + 1 are nearly equal the subspace itself is arbitrary there, and so is its last angle.
     Raises `Refused` for shapes that differ and k under 1."""
-    a, b = as_matrix(w), as_matrix(w_hat)
-    if a.shape != b.shape or not a.size or k < 1:
-        raise Refused(
-            f"overlap: the weight is {list(a.shape)}, its copy {list(b.shape)}, k {k}; compare a matrix with its own "
-            "compressed form, k from 1"
-        )
-    k = min(k, *a.shape)
+    a, b, k = _pair(w, w_hat, k)
     (u, v), (u_hat, v_hat) = _top(a, k), _top(b, k)
     return Overlap(_angles(u, u_hat), _angles(v, v_hat))
+
+
+def kept_directions(w: Matrix, w_hat: Matrix, k: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each of the k leading left and right singular vectors of w [out, in] lies in the span of the k leading
+    ones of w_hat: squared cosines [k] of the angle to it, 0 to 1. Raises `Refused` as `overlap` does."""
+    a, b, k = _pair(w, w_hat, k)
+    (u, v), (u_hat, v_hat) = _top(a, k), _top(b, k)
+    return np.square(u_hat.T @ u).sum(0), np.square(v_hat.T @ v).sum(0)
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,25 @@ def predicted_spike(strength: float, error_variance: float, shape: tuple[int, in
     return Spike(value, 1 - c * (1 + t) / (t * (t + c)), 1 - (c + t) / (t * (t + 1)))
 
 
+def _pair(w: Matrix, w_hat: Matrix, k: int) -> tuple[np.ndarray, np.ndarray, int]:
+    a, b = as_matrix(w), as_matrix(w_hat)
+    if a.shape != b.shape or not a.size or k < 1:
+        raise Refused(
+            f"overlap: the weight is {list(a.shape)}, its copy {list(b.shape)}, k {k}; compare a matrix with its own "
+            "compressed form, k from 1"
+        )
+    return a, b, min(k, *a.shape)
+
+
 def _top(a: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bases of the top k left [out, k] and right [in, k] singular subspaces."""
+    """The top k left [out, k] and right [in, k] singular vectors, the leading one first."""
     a = a.astype(np.float64, copy=False)
     wide = a.shape[0] <= a.shape[1]
     gram = a @ a.T if wide else a.T @ a
     n = len(gram)
     _values, near = scipy.linalg.eigh(gram, subset_by_index=(n - k, n - 1), check_finite=False)
     # The other side spans the image; a direction of strength zero has none, and any completes the basis.
+    near = near[:, ::-1]
     far, _ = np.linalg.qr((a.T if wide else a) @ near)
     return (near, far) if wide else (far, near)
 

@@ -33,6 +33,7 @@ from .plot import Plot
 from .results import Results
 from .speed import SpeedView
 
+SPECTRAL = ("spectrum", "density", "error spectrum")
 LIVE_SPECTRUM = 2048  # smaller dimension up to which the spectrum follows the sliders
 MAP_NAMES = {
     "method": "error of the method",
@@ -259,10 +260,11 @@ class Bench(ipw.VBox):
 
     def _compute_curve(self, kind: str) -> Any:
         shown = self.session.error_map
-        if kind == "spectrum" and min(shown.shape) > LIVE_SPECTRUM:
+        if kind in SPECTRAL and min(shown.shape) > LIVE_SPECTRUM:
             size = "{} × {}".format(*shown.shape)
+            name = CURVES[kind].__name__
             return note_figure(
-                f"{size}: too large to follow a slider; wb.Spectrum(w, compressed) takes a minute"
+                f"{size}: too large to follow a slider; wb.{name}(w, compressed) takes a minute"
             )
         if kind == "inputs":
             return self._channels()

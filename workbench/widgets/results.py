@@ -1,5 +1,5 @@
 """Results: the row under the bench. What has been tried; methods side by side; which layers suffer, and what a
-budget of bits buys.
+budget of bits buys; the spectra of all layers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from .compare import CompareView
 from .job_view import JobView
 from .numbers import model_numbers
 from .plot import Plot
+from .spectra import SpectraView
 
 CAPTIONS = {
     "tried": "bits per weight against KL, one mark a variant; click to go there",
     "compare": "the selected layer under up to four methods, errors on one colour scale",
     "sensitivity": "KL of the model if one layer alone is compressed; click to look at it, drag to select several",
+    "spectra": "eigenvalues of all layers, by block and role; click to look at one",
 }
 UNMEASURED = "Press measure: each layer alone under the method on the bench"
 UNPINNED = "Press Compare beside Apply to put the method on the bench here; then choose another one"
@@ -78,6 +80,7 @@ class Results(ipw.VBox):
         tools.add_class("wb-tools")
         self.choosing.add_class("wb-choosing")
         self.sensitivity = ipw.VBox([tools, self.job, self.bars])
+        self.spectra = SpectraView(self.session, self._act)
 
     @property
     def shown(self) -> str:
@@ -88,6 +91,8 @@ class Results(ipw.VBox):
         self.theme = theme
         self.show_tried()
         self._show_sensitivity()
+        self.spectra.theme = theme
+        self.spectra.show()
 
     def _arrange(self) -> None:
         """Put the chosen part under the tabs."""
@@ -98,6 +103,7 @@ class Results(ipw.VBox):
             "tried": self.pareto,
             "compare": self.compare if self.compare.children else self.empty,
             "sensitivity": self.sensitivity,
+            "spectra": self.spectra,
         }
         self.children = [self.head, parts[shown]]
 
@@ -105,6 +111,8 @@ class Results(ipw.VBox):
         self._arrange()
         if self.shown == "sensitivity":
             self._show_sensitivity()
+        elif self.shown == "spectra":
+            self.spectra.show()
         elif self.shown == "compare" and not self.compare.children:
             self.show_beside()
 
