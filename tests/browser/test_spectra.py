@@ -30,7 +30,7 @@ def curve(page, name: str, words: str) -> None:
 def test_the_density_and_the_error_of_the_layer(bench):
     page = bench.page
     curve(page, "density", "eigenvalue")
-    assert "tail α" in page.locator(".wb-bench .wb-middle .wb-plot").text_content()
+    assert "α" in page.locator(".wb-bench .wb-middle .wb-plot").text_content()
     bench.screenshot("spectra-density")
     curve(page, "error spectrum", "share left")
     bench.screenshot("spectra-error")

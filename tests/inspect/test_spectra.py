@@ -34,7 +34,7 @@ def test_a_density_has_the_tail_of_the_weight(heavy, compressed):
     assert table["D"].min() == pytest.approx(fit.D, abs=1e-12)
     assert table["eigenvalue"].is_monotonic_increasing
     names = [trace.name for trace in density.figure().data]
-    assert any(name.startswith(f"tail α {fit.alpha:.2f}") for name in names)
+    assert any(name.startswith(f"α {fit.alpha:.2f}") for name in names)
     assert "noise edge" in names
     assert "noise bulk" in names
     assert len(density.scan().data) == 4

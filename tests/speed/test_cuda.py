@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from workbench.errors import Refused
-from workbench.speed import cuda, kernels, measure
+from workbench.speed import Kernel, check, cuda, kernels, measure, ops, tma, vendor
+from workbench.speed.kernel import TensorMap
 
 
 class Event:
@@ -35,16 +36,39 @@ class RawModule:
             assert cubin.read(4) == b"\x7fELF"
 
     def get_function(self, name: str):
+        kernel = kernels()[name]
+
         def launch(grid, block, arguments, *, shared_mem: int) -> None:
-            a, b, c, M, N, K = arguments
-            assert (a.shape, b.shape, c.shape) == ((M, K), (K, N), (M, N))
+            *operands, M, N, K = arguments
             # A Python int would be passed as 64 bits.
             assert all(isinstance(size, np.int32) for size in (M, N, K))
             self.launches.append((name, grid, block, shared_mem))
-            np.matmul(a, b, out=c)
-            c *= 1 + self.wrong
+            self.launches[-1] += (tuple(getattr(operand, "shape", ()) for operand in operands),)
+            given = dict(zip(kernel.operands, operands, strict=True))
+            shapes = ops.OPS[kernel.op].shapes(int(M), int(N), int(K))
+            if not kernel.maps:
+                dense = {
+                    operand: ops.DTYPES[dtype].decode(
+                        np.ascontiguousarray(given[operand][:, : shapes[operand][1]])
+                    )
+                    for operand, dtype in kernel.operands.items()
+                    if operand not in kernel.outputs
+                }
+                for output, values in ops.OPS[kernel.op].reference(dense, None).items():
+                    given[output][...] = values * (1 + self.wrong)
 
-        return launch
+        return Function(launch)
+
+
+class Function:
+    max_dynamic_shared_size_bytes = 0
+
+    def __init__(self, launch):
+        self.launch = launch
+
+    def __call__(self, *arguments, **named) -> None:
+        assert named["shared_mem"] <= max(self.max_dynamic_shared_size_bytes, 48 << 10)
+        self.launch(*arguments, **named)
 
 
 @pytest.fixture
@@ -67,8 +91,8 @@ def cupy(monkeypatch):
             get_elapsed_time=lambda start, stop: 1e3 * (stop.at - start.at),
         ),
         RawModule=RawModule,
-        random=np.random,
-        **{name: getattr(np, name) for name in ("float32", "nan", "empty", "matmul", "asarray")},
+        asnumpy=np.asarray,
+        **{name: getattr(np, name) for name in ("float32", "empty", "matmul", "asarray", "copyto")},
     )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(RawModule, "launches", [])
@@ -101,13 +125,115 @@ def test_without_cupy_a_gpu_is_still_mentioned(monkeypatch):
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_each_kernel_runs_its_own_launch_against_cublas():
     frame = measure("33x65x70", "fp32_*", rounds=3)
-    assert list(frame.kernel) == ["fp32_naive", "fp32_tiled"]
+    names = [name for name in kernels() if name.startswith("fp32_")]
+    assert list(frame.kernel) == names
     assert set(frame["where"]) == {"measured"}
     assert set(frame.baseline) == {"cublas-fp32"}
     assert set(frame.device) == {"Stand-in"}
-    assert list(frame.shared_bytes) == [0, 8192]
-    wanted = {(kernel.name, *kernel.launch(33, 65, 70)) for kernel in kernels().values()}
-    assert set(RawModule.launches) == wanted
+    assert frame.shared_bytes[names.index("fp32_tiled")] == 8192
+    wanted = {(name, *kernels()[name].launch(33, 65, 70)) for name in names}
+    assert {launch[:4] for launch in RawModule.launches} == wanted
+
+
+def gemm(a, b, c, dtype, result) -> None:
+    """What cublasGemmEx does, in NumPy."""
+    decode = ops.DTYPES[dtype].decode
+    c[...] = ops.DTYPES[result].encode((decode(a) @ decode(b).T).astype(np.float32))
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_kernels_of_other_types_have_their_own_baseline(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    frame = measure("33x65x70", "bf16_mma*", rounds=1)
+    assert set(frame.baseline) == {"cublas-bf16"}
+    assert set(frame["where"]) == {"measured"}
+    assert frame.relative_error.max() < 1e-6
+    # Rows of 70 elements of bf16 are 140 bytes; this kernel wants them at multiples of 16.
+    assert {launch[4] for launch in RawModule.launches} == {((33, 72), (65, 72), (33, 65))}
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_padded_copy_is_made_only_where_it_differs(monkeypatch):
+    sets = cuda.operand_sets(kernels()["bf16_mma"], (8, 16, 64), cuda.find_device()[0])
+    assert sets.array(0, "A", 16) is sets.array(0, "A", 0)
+    odd = cuda.operand_sets(kernels()["bf16_mma"], (8, 16, 63), cuda.find_device()[0])
+    assert odd.array(0, "A", 16).shape == (8, 64)
+    assert odd.array(0, "A", 0).shape == (8, 63)
+    # three times a cache of 1000 bytes
+    assert odd.count == -(-3000 // (2 * 63 * (8 + 16)))
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_tma_descriptors_say_axes_pitch_box_and_swizzle(monkeypatch):
+    asked: list[tuple] = []
+
+    class Driver:
+        @staticmethod
+        def cuTensorMapEncodeTiled(*arguments) -> int:
+            asked.append(arguments)
+            return 0
+
+    monkeypatch.setattr(tma, "_driver", Driver)
+    described = tma.tensor_map(4096, "bf16", (33, 70), 144, TensorMap("A", 128, 64))
+    to, dtype, axes, at, sizes, pitches, box, steps, interleave, swizzle, promotion, fill = asked[0]
+    assert to.value % 64 == 0
+    assert described.nbytes == 128
+    assert (dtype, axes, at.value, list(sizes), list(pitches)) == (9, 2, 4096, [70, 33], [144])
+    assert (list(box), list(steps), interleave, swizzle, promotion, fill) == ([64, 128], [1, 1], 0, 3, 2, 0)
+    monkeypatch.setattr(Driver, "cuTensorMapEncodeTiled", staticmethod(lambda *arguments: 1))
+    with pytest.raises(Refused, match="A 33x70: the driver makes no TMA descriptor"):
+        tma.tensor_map(4096, "bf16", (33, 70), 140, TensorMap("A", 128, 64))
+
+
+def test_an_architecture_that_does_not_run_a_kernel_is_said_with_what_would(cupy):
+    old = cuda.Device("Old card", "sm_80", "13.0", 1000)
+    with pytest.raises(
+        Refused, match=r"bf16_wgmma needs sm_90a; Old card is sm_80; .*bf16_mma_stages.* would"
+    ):
+        cuda._architecture(kernels()["bf16_wgmma"], old)
+    with pytest.raises(Refused, match=r"bf16_mma needs sm_80 or newer; Old card is sm_75"):
+        cuda._architecture(kernels()["bf16_mma"], cuda.Device("Old card", "sm_75", "13.0", 1000))
+    assert cuda._architecture(kernels()["bf16_wgmma"], cuda.Device("New", "sm_90", "13.0", 1000)) == "sm_90a"
+    assert cuda._architecture(kernels()["bf16_mma"], cuda.Device("New", "sm_90", "13.0", 1000)) == "sm_90"
+
+
+def edited() -> Kernel:
+    return Kernel.parse(kernels()["fp32_naive"].source, where="edited.cu")
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+@pytest.mark.parametrize(
+    ("child", "says"),
+    [
+        ("raise SystemExit('illegal address')", "crashes on this GPU: illegal address"),
+        ("import os; os.abort()", "crashes on this GPU: status -6"),
+    ],
+)
+def test_an_edited_kernel_that_crashes_is_a_row_and_no_more(child, says, monkeypatch, tmp_path):
+    (tmp_path / "child.py").write_text(child)
+    monkeypatch.setattr(cuda, "CHILD", tmp_path / "child.py")
+    frame = measure("8x8x8", edited(), rounds=1)
+    assert frame["where"][0] == "skipped"
+    assert says in frame.note[0]
+    assert not RawModule.launches
+
+
+def test_an_edited_kernel_that_hangs_is_stopped(monkeypatch, tmp_path):
+    (tmp_path / "child.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(cuda, "CHILD", tmp_path / "child.py")
+    began = time.monotonic()
+    assert (
+        cuda.rehearse(edited(), (8, 8, 8), timeout_s=0.5) == "hangs on this GPU: it was stopped after 0.5 s"
+    )
+    assert time.monotonic() - began < 10
+
+
+def test_the_process_of_a_rehearsal_starts_and_says_why_it_cannot():
+    if cuda.find_device()[0]:
+        assert cuda.rehearse(edited(), (8, 8, 8)) == ""
+    else:
+        assert cuda.rehearse(edited(), (8, 8, 8)).startswith("crashes on this GPU: ")
+        assert cuda.find_device()[1] in cuda.rehearse(edited(), (8, 8, 8))
 
 
 @pytest.mark.usefixtures("cupy", "compiler")
@@ -128,9 +254,30 @@ def test_a_baseline_in_tf32_is_refused(cupy):
 
 
 def test_a_product_that_does_not_fit_the_device_is_refused(cupy):
-    def full(seed: int):
+    def full(*arguments):
         raise MemoryError("out of memory allocating 3 bytes")
 
-    cupy.random = SimpleNamespace(default_rng=full)
+    cupy.asarray = full
     with pytest.raises(Refused, match="8x8x8 does not fit Stand-in"):
         measure("8x8x8", "fp32_naive")
+
+
+@pytest.mark.usefixtures("cupy")
+def test_kernels_are_grouped_by_what_they_compute():
+    groups = [[kernel.name for kernel in family] for family in cuda.families(list(kernels().values()))]
+    together = next(group for group in groups if "bf16_wmma" in group)
+    assert "bf16_wgmma" in together
+    assert "fp32_naive" not in together
+    assert sorted(name for group in groups for name in group) == sorted(kernels())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", list(kernels()))
+def test_every_kernel_is_right_on_the_gpu(name, gpu):
+    kernel = kernels()[name]
+    if not any(kernel.runs_on(arch) for arch in (gpu.arch, f"{gpu.arch}a")):
+        pytest.skip(f"{kernel.name} is for {kernel.architecture}, {gpu.name} is {gpu.arch}")
+    for shape in [(256, 256, 256), (33, 65, 70), (130, 270, 461)]:
+        sets = cuda.operand_sets(kernel, shape, gpu)
+        candidate, _ = cuda.candidate(kernel, sets, gpu)
+        assert check(candidate, sets.expected) <= candidate.tolerance

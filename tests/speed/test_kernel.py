@@ -6,31 +6,52 @@ import pytest
 
 from workbench.errors import Refused
 from workbench.speed import Kernel, kernels
+from workbench.speed import kernel as kernel_module
+from workbench.speed.kernel import ARCHITECTURES, Gain, TensorMap
 
 SOURCE = """// name: twice
 // idea: One sentence that goes on
 //       in a second line.
+// ladder: fp32 2
+// gain: 1.5 to 3x over fp32_naive: because.
 // op: C[M,N] = A[M,K] B[K,N]
-// bits: 32
+// operands: A fp32, B fp16, C fp32
 // shapes: any
 // constants: BM, BN
 // grid: ceil(N / BN), ceil(M / BM)
 // block: BN, BM * 2
 // shared: 4 * BM * BN
+// tolerance: 1e-5
+// registers: 64
+// requires: HMMA, LDG.E.128
+// maps: A BM 64
 // architecture: sm_80
 // reference: none
 
 constexpr int BM = 4;
 constexpr int BN = 8;
-extern "C" __global__ void twice(const float* A, const float* B, float* C, int M, int N, int K) {}
+extern "C" __global__ void __launch_bounds__(64) twice(const float* A, const float* B, float* C, int M, int N, int K) {}
 """
 
 
 def test_the_header_is_read():
     kernel = Kernel.parse(SOURCE)
-    assert (kernel.name, kernel.bits, kernel.architecture) == ("twice", 32, "sm_80")
+    assert (kernel.name, kernel.bits, kernel.architecture) == ("twice", 16, "sm_80")
     assert kernel.idea == "One sentence that goes on in a second line."
     assert kernel.constants == {"BM": 4, "BN": 8}
+    assert (kernel.ladder, kernel.rung) == ("fp32", 2)
+    assert kernel.gain == Gain(1.5, 3.0, "fp32_naive", "because.")
+    assert list(kernel.operands.items()) == [("A", "fp32"), ("B", "fp16"), ("C", "fp32")]
+    assert kernel.outputs == ("C",)
+    assert kernel.requires == ("HMMA", "LDG.E.128")
+    assert kernel.maps == (TensorMap("A", 4, 64),)
+    assert (kernel.tolerance, kernel.registers, kernel.packing, kernel.pitch, kernel.zeroed) == (
+        1e-5,
+        64,
+        "none",
+        0,
+        (),
+    )
 
 
 def test_the_launch_covers_every_element_and_follows_an_edited_constant():
@@ -39,30 +60,70 @@ def test_the_launch_covers_every_element_and_follows_an_edited_constant():
 
 
 @pytest.mark.parametrize(
+    ("own", "runs", "not_on"),
+    [
+        ("sm_80", ("sm_80", "sm_89", "sm_90", "sm_90a", "sm_100"), ("sm_75",)),
+        ("sm_90a", ("sm_90a",), ("sm_80", "sm_90", "sm_100a", "hopper")),
+    ],
+)
+def test_an_architecture_with_a_letter_is_the_only_one(own, runs, not_on):
+    kernel = Kernel.parse(SOURCE.replace("sm_80", own))
+    assert all(kernel.runs_on(arch) for arch in runs)
+    assert not any(kernel.runs_on(arch) for arch in not_on)
+    assert kernel.architectures == tuple(arch for arch in ARCHITECTURES if arch in runs)
+
+
+@pytest.mark.parametrize(
     ("good", "bad", "line", "says"),
     [
-        ("// bits: 32", "// bits: 12", 5, "bits"),
-        ("// bits: 32", "// bitz: 32", 5, "near: bits"),
-        ("// bits: 32\n", "", 1, "does not say bits"),
-        ("// bits: 32", "// bits:", 5, "does not say bits"),
-        ("// shapes: any", "// bits: 32", 6, "said twice"),
-        ("// shapes: any", "//shapes any", 6, "key: value"),
-        ("constants: BM, BN", "constants: BM, BX", 7, "constexpr int BX"),
-        ("ceil(N / BN)", "ceil(N / BX)", 8, "BX"),
-        ("ceil(N / BN)", "ceil(N / BN", 8, "grid"),
-        ("BN, BM * 2", "__import__('os')", 9, "block"),
-        ("BN, BM * 2", "1, 1, 1, 1", 9, "too many"),
-        ("sm_80", "hopper", 11, "sm_80"),
-        ("void twice", "void thrice", 1, "twice"),
-        ("C[M,N] = A[M,K] B[K,N]", "C = A + B", 4, "op"),
+        ("// ladder: fp32 2", "// lader: fp32 2", 4, "near: ladder"),
+        ("// ladder: fp32 2", "// ladder: fp32", 4, "'fp32 3'"),
+        ("// ladder: fp32 2\n", "", 1, "does not say ladder"),
+        ("// ladder: fp32 2", "// ladder:", 4, "does not say ladder"),
+        ("1.5 to 3x over", "faster than", 5, "3 to 6x over"),
+        ("A fp32, B fp16", "A fp32, D fp16", 7, "'D' is no operand"),
+        ("B fp16", "B float", 7, "no such type"),
+        ("A fp32, B fp16, C fp32", "A fp32, C fp32", 7, "B of C[M,N]"),
+        ("A fp32, B fp16, C fp32", "A fp32, B fp32", 7, "C of C[M,N]"),
+        ("// shapes: any", "// tolerance: 1", 13, "said twice"),
+        ("// shapes: any", "//shapes any", 8, "key: value"),
+        ("constants: BM, BN", "constants: BM, BX", 9, "constexpr int BX"),
+        ("ceil(N / BN)", "ceil(N / BX)", 10, "BX"),
+        ("ceil(N / BN)", "ceil(N / BN", 10, "grid"),
+        ("BN, BM * 2", "__import__('os')", 11, "block"),
+        ("BN, BM * 2", "1, 1, 1, 1", 11, "too many"),
+        ("tolerance: 1e-5", "tolerance: small", 13, "small"),
+        ("tolerance: 1e-5", "tolerance: nan", 13, "from 0 to 1"),
+        ("registers: 64", "registers: 300", 14, "1 to 255"),
+        ("HMMA,", "hmma,", 15, "'hmma' is not an instruction"),
+        ("maps: A BM 64", "maps: D BM 64", 16, "'D BM 64'"),
+        ("maps: A BM 64", "maps: A BM 300", 16, "256"),
+        ("// shapes: any", "// shapes: any\n// zeroed: A", 9, "'A' is no result"),
+        ("// shapes: any", "// shapes: any\n// pitch: 12", 9, "power of two"),
+        ("// shapes: any", "// shapes: any\n// packing: tight", 9, "'tight' is not a known packing"),
+        ("sm_80", "hopper", 17, "sm_80"),
+        ("twice(const", "thrice(const", 1, "twice"),
+        ("C[M,N] = A[M,K] B[K,N]", "C = A + B", 6, "op"),
     ],
 )
 def test_a_malformed_header_is_refused_with_its_file_and_line(good, bad, line, says):
     assert good in SOURCE
     with pytest.raises(Refused) as refused:
         Kernel.parse(SOURCE.replace(good, bad, 1), where="twice.cu")
-    assert str(refused.value).startswith(f"twice.cu:{line}:")
+    assert str(refused.value).startswith(f"twice.cu:{line}:") or "said twice" in says
     assert says in str(refused.value)
+
+
+def test_ladders_have_no_gaps_and_gains_are_over_kernels_that_exist():
+    by_ladder: dict[str, list[int]] = {}
+    for kernel in kernels().values():
+        by_ladder.setdefault(kernel.ladder, []).append(kernel.rung)
+        assert (kernel.gain is None) == (kernel.rung == 1)
+        if kernel.gain:
+            assert kernel.gain.over in kernels()
+            assert 0 < kernel.gain.low <= kernel.gain.high
+    for rungs in by_ladder.values():
+        assert sorted(rungs) == list(range(1, len(rungs) + 1))
 
 
 def test_a_file_whose_name_is_not_its_kernel_is_refused(tmp_path):
@@ -76,18 +137,30 @@ def test_a_new_file_is_a_new_kernel(tmp_path):
     assert list(kernels(tmp_path)) == ["twice"]
 
 
-def test_the_hash_changes_with_the_source():
-    assert Kernel.parse(SOURCE).hash != Kernel.parse(SOURCE + "\n").hash
+def test_a_launch_that_cuda_cannot_start_is_refused():
+    with pytest.raises(Refused, match="65535"):
+        kernels()["fp32_tiled"].launch(2**31 - 1, 1, 1)
 
 
 @pytest.mark.parametrize("name", list(kernels()))
-def test_a_launch_that_cuda_cannot_start_is_refused(name):
-    with pytest.raises(Refused, match="65535"):
-        kernels()[name].launch(2**31 - 1, 1, 1)
+def test_an_empty_shape_is_refused(name):
     with pytest.raises(Refused, match="start at 1"):
         kernels()[name].launch(0, 1, 1)
 
 
-def test_too_many_threads_are_refused():
+def test_too_many_threads_or_too_much_shared_memory_are_refused():
     with pytest.raises(Refused, match="1024"):
         Kernel.parse(SOURCE.replace("BN = 8", "BN = 256")).launch(8, 8, 8)
+    with pytest.raises(Refused, match="no architecture"):
+        Kernel.parse(SOURCE.replace("4 * BM * BN", "300000")).launch(8, 8, 8)
+
+
+def test_the_hash_changes_with_the_source_and_with_our_headers(monkeypatch, tmp_path):
+    assert Kernel.parse(SOURCE).hash != Kernel.parse(SOURCE + "\n").hash
+    (tmp_path / "inner.cuh").write_text("// one")
+    (tmp_path / "outer.cuh").write_text('#include "inner.cuh"\n')
+    monkeypatch.setattr(kernel_module, "FOLDER", tmp_path)
+    including = SOURCE + '#include "outer.cuh"\n'
+    before = Kernel.parse(including).hash
+    (tmp_path / "inner.cuh").write_text("// two")
+    assert Kernel.parse(including).hash != before

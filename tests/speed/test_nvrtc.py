@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import re
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +15,7 @@ import pytest
 
 from workbench.errors import Refused
 from workbench.speed import CompileError, NoCompiler, compile_kernel, kernels, nvrtc, supported_architectures
+from workbench.speed.kernel import MOST_SHARED
 
 BROKEN = """extern "C" __global__ void broken(float* x) {
     int unused = 0;
@@ -29,17 +35,89 @@ SPILLING = """extern "C" __global__ void __launch_bounds__(1024) spilling(float*
 """
 
 
+CASES = [(name, arch) for name, kernel in kernels().items() for arch in kernel.architectures]
+
+
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
-@pytest.mark.parametrize("name", list(kernels()))
-def test_every_kernel_compiles_without_spills(name, arch):
-    compiled = compile_kernel(kernels()[name].source, arch, name=f"{name}.cu")
+@pytest.mark.parametrize(("name", "arch"), CASES)
+def test_every_kernel_compiles_within_its_budget_and_without_spills(name, arch):
+    kernel = kernels()[name]
+    compiled = compile_kernel(kernel.source, arch, name=f"{name}.cu")
     own = compiled.functions[name]
     assert (own.spill_stores, own.spill_loads, own.stack_bytes) == (0, 0, 0)
-    assert 0 < own.registers <= 64  # 1024 threads of 64 registers fill a multiprocessor
+    assert 0 < own.registers <= kernel.registers
+    threads = math.prod(kernel.launch(256, 256, 256)[1])
+    assert (
+        -(-own.registers // 8) * 8 * threads <= 65536
+    )  # a multiprocessor's registers: one block at least fits
+    assert own.shared_bytes + kernel.launch(256, 256, 256)[2] <= MOST_SHARED[arch]
     assert f".target {arch}" in compiled.ptx
     assert compiled.cubin.startswith(b"\x7fELF")
     assert compiled.compile_ms > 0
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(("name", "arch"), CASES)
+def test_every_kernel_has_the_instructions_that_it_is_about(name, arch, tmp_path):
+    kernel = kernels()[name]
+    made = mnemonics(compile_kernel(kernel.source, arch, name=f"{name}.cu").cubin, tmp_path)
+    missing = [
+        wanted for wanted in kernel.requires if not any(f"{one}.".startswith(f"{wanted}.") for one in made)
+    ]
+    assert not missing
+    assert "EXIT" in made  # the listing is one
+
+
+def mnemonics(cubin: bytes, folder: Path) -> set[str]:
+    """The instructions of the machine code, with their modifiers: {"HMMA.16816.F32.BF16", ...}."""
+    spec = importlib.util.find_spec("nvidia")
+    homes = [Path(home) for home in (spec.submodule_search_locations or ())] if spec else []
+    tool = next((str(p) for home in homes for p in home.glob("cu*/bin/nvdisasm")), None) or shutil.which(
+        "nvdisasm"
+    )
+    if not tool:
+        pytest.skip('no nvdisasm here: pip install "workbench[nvrtc]" brings it')
+    (folder / "code.cubin").write_bytes(cubin)
+    done = subprocess.run(
+        [tool, "-c", folder / "code.cubin"], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(
+        re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", done.stdout, re.MULTILINE)
+    )
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_kernel_for_one_architecture_says_what_is_missing_on_another():
+    with pytest.raises(CompileError, match=r"undefined|sm_90"):
+        compile_kernel(kernels()["bf16_wgmma"].source, "sm_80")
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    "header", ["cuda_fp16.h", "cuda_bf16.h", "mma.h", "cuda/std/cstdint", "cooperative_groups.h"]
+)
+def test_the_headers_of_the_extra_compile(header):
+    if not any("include" in option for option in nvrtc._include_options()):
+        pytest.skip('no CUDA headers here: pip install "workbench[nvrtc]" brings them')
+    source = f'#include <{header}>\nextern "C" __global__ void f(int* x) {{ x[0] = 1; }}'
+    assert compile_kernel(source, "sm_80").functions.keys() == {"f"}
+
+
+@pytest.mark.usefixtures("compiler")
+def test_what_compiled_once_is_found_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    source = 'extern "C" __global__ void f(int* x) { x[0] = 4711; }'
+    first = compile_kernel(source)
+    nvrtc._compile.cache_clear()
+    monkeypatch.setattr(nvrtc, "CHILD", tmp_path / "none.py")  # whoever asks the compiler now fails
+    assert compile_kernel(source) == first
+    with pytest.raises(CompileError):
+        compile_kernel(source.replace("4711", "4712"))
+    kept = next(tmp_path.rglob("*.json"))
+    kept.write_text(kept.read_text()[:100])  # a file that is not whole is not believed
+    nvrtc._compile.cache_clear()
+    with pytest.raises(CompileError):
+        compile_kernel(source)
 
 
 @pytest.mark.usefixtures("compiler")

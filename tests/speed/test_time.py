@@ -7,7 +7,8 @@ import pytest
 
 from workbench.errors import Refused
 from workbench.speed import Candidate, check, reference, time_interleaved
-from workbench.speed.timing import MOST_ROWS, reference_rows
+from workbench.speed.clocks import read_clocks
+from workbench.speed.time import MOST_ROWS, reference_rows
 
 
 class Clock:
@@ -77,6 +78,55 @@ def test_a_budget_takes_rounds_but_leaves_three():
     assert time_interleaved(one, baseline="a", rounds=9, budget_s=5, clock=clock)["a"].rounds == 5
     assert time_interleaved(one, baseline="a", rounds=9, budget_s=1, clock=clock)["a"].rounds == 3
     assert time_interleaved(one, baseline="a", rounds=2, budget_s=1, clock=clock)["a"].rounds == 2
+
+
+def test_a_candidate_against_itself_says_what_is_no_difference():
+    clock = Clock()
+    base = clock.candidate("base", 1e-2)
+    near, far = clock.candidate("near", 0.95e-2), clock.candidate("far", 0.8e-2)
+    beat = iter([0.95, 1.0, 1.1] * 100)
+
+    def jitter(done: int, total: int, what: str) -> None:
+        clock.drift = next(beat) if "again" in what and "round" in what else 1.0
+
+    four = [base, base.again(), near, far]
+    timings = time_interleaved(four, baseline="base", rounds=12, clock=clock, progress=jitter)
+    spread = timings["base again"].spread
+    assert 0.03 < spread < 0.1
+    assert timings["near"].verdict(0.06) == "equal"
+    assert timings["near"].verdict(0.01) == "faster"
+    assert timings["far"].verdict(spread) == "faster"
+    assert time_interleaved([far, base], baseline="far", clock=clock)["base"].verdict(spread) == "slower"
+
+
+def test_hot_runs_stay_on_one_operand_set():
+    sets = []
+    cold = Candidate("a", sets.append, lambda: None, lambda: None, 0.0)
+    hot = cold.hot()
+    for i in range(3):
+        cold.run(i)
+        hot.run(i)
+    assert (hot.name, sets) == ("a hot", [0, 0, 1, 0, 2, 0])
+
+
+def test_every_sample_is_kept_and_every_round_announced():
+    clock, rounds = Clock(), []
+
+    def each_round() -> None:
+        rounds.append(clock.now)
+        clock.now += 100.0  # reading the clocks takes time, and that is nobody's
+
+    two = [clock.candidate("base", 2e-2), clock.candidate("fast", 1e-2)]
+    timings = time_interleaved(two, baseline="base", rounds=4, clock=clock, each_round=each_round)
+    assert len(rounds) == 4
+    assert timings["fast"].samples == pytest.approx([1e-2] * 4)
+    assert timings["fast"].ratios == pytest.approx([2] * 4)
+
+
+def test_the_clocks_of_a_gpu_are_read_from_nvidia_smis_line():
+    read = read_clocks("1980, 2619, 701.25, 54, 0x0000000000000004\n")
+    assert read == {"sm_mhz": 1980, "memory_mhz": 2619, "power_w": 701.25, "temperature_c": 54, "throttle": 4}
+    assert read_clocks("[N/A], 1, 2, 3, 0x0")["sm_mhz"] is None
 
 
 def test_what_progress_raises_stops_the_measurement():

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 BULK = "#009E73"
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
-# Room for three entries a line on the bench.
-ON_TOP = {
-    "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "entrywidthmode": "pixels", "entrywidth": 84,
-}  # fmt: skip
+ON_TOP = {"orientation": "h", "x": -0.1, "y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "itemwidth": 30}
 WELL = (2.0, 6.0)  # alpha of well-trained layers
 
 
@@ -79,7 +76,7 @@ def density_figure(
         alpha, sigma, xmin, count = tail
         span = np.geomspace(xmin, before.max(), 60)
         law = count / len(before) * (alpha - 1) / xmin * (span / xmin) ** -alpha
-        label = f"tail α {alpha:.2f} ± {sigma:.2f}"
+        label = f"α {alpha:.2f} ± {sigma:.2f}"
         figure.add_scatter(
             x=span,
             y=law,
@@ -156,7 +153,7 @@ def error_spectrum_figure(
             marker={"color": color, "symbol": symbol, "size": 6},
         )  # fmt: skip
         figure.add_scatter(
-            x=rank, y=theory, name=f"{label}, theory", mode="lines", row=2, col=1,
+            x=rank, y=theory, name="theory", mode="lines", showlegend=label == "outputs", row=2, col=1,
             line={"color": color, "width": 1.2, "dash": "dot"},
         )  # fmt: skip
     styled(figure, theme)

@@ -18,7 +18,7 @@ import numpy as np
 from workbench.errors import Refused
 from workbench.spectra.hill import ESTIMATORS, hill
 from workbench.spectra.matrices import matrices
-from workbench.spectra.values import singular_values
+from workbench.spectra.values import GRAM_FLOOR, singular_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROWS = 100  # of a window
 WINDOWS = 10  # along each dimension
+TOGETHER = 1 << 20  # weights of windows that are worked on at once: 8 MB in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +100,24 @@ def _pooled(
     parts: Sequence[np.ndarray], window: tuple[int, int], starts: tuple[tuple[int, int], ...]
 ) -> np.ndarray:
     """Eigenvalues of all windows of all parts, ascending."""
-    found = [
-        np.square(singular_values(part[row : row + window[0], column : column + window[1]]))
-        for row, column in starts
-        for part in parts
-    ]
-    return np.sort(np.concatenate(found))
+    (rows, columns), found = window, []
+    at_once = max(1, TOGETHER // (rows * columns))
+    for part in parts:
+        for first in range(0, len(starts), at_once):
+            some = starts[first : first + at_once]
+            found.append(_squared(np.stack([part[i : i + rows, j : j + columns] for i, j in some])))
+    return np.sort(np.concatenate(found, axis=None))
+
+
+def _squared(windows: np.ndarray) -> np.ndarray:
+    """Squared singular values [n, k] of windows [n, rows, columns], by their Gram matrices; by `singular_values` where
+    that would lose digits."""
+    w = windows.astype(np.float64)
+    turned = w.swapaxes(1, 2)
+    eigenvalues = np.linalg.eigvalsh(w @ turned if w.shape[1] <= w.shape[2] else turned @ w)
+    for doubtful in np.flatnonzero(eigenvalues[:, 0] < GRAM_FLOOR**2 * eigenvalues[:, -1]):
+        eigenvalues[doubtful] = np.square(singular_values(windows[doubtful]))
+    return eigenvalues
 
 
 def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str) -> Farms:

@@ -1,0 +1,155 @@
+"""Compressed layers on the kernels: what every grid becomes, what belongs to the input, and which error is whose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.errors import Refused
+from workbench.grid import CompressedWeight, Scheme
+from workbench.grid.compressed import Patch, uncompressed
+from workbench.grid.grids import IntGrid
+from workbench.grid.inputs import InputQuantizer
+from workbench.speed import COLUMNS, run_layer
+from workbench.speed.pack import low_bit
+
+W = torch.from_numpy(np.random.default_rng(11).standard_normal((45, 200), np.float32))
+TAKEN = [
+    *(Scheme(bits=bits, group_size=64) for bits in range(1, 9)),
+    *(Scheme(bits=bits, symmetric=True) for bits in (2, 3, 4, 8)),
+    Scheme(bits=4, symmetric=True, convention="signed"),
+    Scheme(bits=4, granularity="channel"),
+    Scheme(bits=4, granularity="tensor"),
+    Scheme(bits=5, granularity="block", group_size=32),
+    Scheme(bits=4, group_size=48),
+    *(
+        Scheme(format=name)
+        for name in ("nf4", "nf3", "e2m1", "mxfp4", "nvfp4", "binary", "ternary", "mxint8")
+    ),
+    Scheme(format="nf4", double_quant=True),
+    Scheme(format="kmeans", bits=3),
+]
+
+
+def made(**more) -> CompressedWeight:
+    return replace(Scheme(bits=4, group_size=64).quantize(W), **more)
+
+
+def same(compressed: CompressedWeight, *, order: bool = False) -> None:
+    """The kernels' weight stands for the same numbers as the bench's."""
+    ours = low_bit(compressed).dequantize()
+    theirs = compressed.dequantize().numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("scheme", TAKEN, ids=lambda s: f"{s.format}-{s.bits}-{s.granularity}")
+def test_a_weight_stands_for_the_same_numbers(scheme):
+    same(scheme.quantize(W))
+
+
+def test_equal_steps_become_whole_numbers_with_a_zero_point():
+    """Signs are codes 0 and 1 with the zero between them, so that kernels for integers run them."""
+    weight = low_bit(Scheme(format="binary").quantize(W))
+    assert weight.values is None
+    assert weight.zero is not None
+    assert set(weight.zero.ravel()) == {0.5}
+
+
+@pytest.mark.parametrize("scheme", [Scheme(bits=3), Scheme(bits=4, symmetric=True), Scheme(format="ternary")])
+def test_removed_weights_are_the_code_of_zero(scheme):
+    mask = torch.from_numpy(np.random.default_rng(1).random((45, 200)) < 0.5)
+    pruned = scheme.quantize(W).with_mask(mask)
+    same(pruned)
+    assert (low_bit(pruned).dequantize()[~mask.numpy()] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("compressed", "why"),
+    [
+        (uncompressed(W), "no scale"),
+        (Scheme(format="e4m3").quantize(W), "a table of 256 values with unequal steps"),
+        (Scheme(granularity="input").quantize(W), "a scale for every 1 inputs"),
+        (made(patch=Patch(torch.tensor([3]), W[:, 3:4])), "kept in float are a second product"),
+        (Scheme(format="binary").quantize(W).with_mask(W > 0), "none stands for 0"),
+        (
+            Scheme(format="kmeans", bits=2).quantize(W).with_mask(W > 0),
+            "no code of this codebook stands for 0",
+        ),
+    ],
+)
+def test_what_no_kernel_takes_is_refused_with_the_reason(compressed, why):
+    with pytest.raises(Refused, match=why):
+        low_bit(compressed)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return run_layer(Scheme(bits=4, group_size=64).quantize(W), batch=3, rounds=1, original=W)
+
+
+@pytest.mark.usefixtures("cpp")
+def test_a_layer_is_run_by_every_kernel(frame):
+    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.kernel) == [
+        "cpu-torch-fp32",
+        "cpu-torch-bf16",
+        "cpu-w4-dequant",
+        "cpu-w4-dot",
+        "cpu-w4-lut",
+    ]
+    assert set(frame["where"]) == {"measured"}
+    assert set(frame["shape"]) == {"3x45x200"}
+    assert list(frame.bits) == [32, 16, 4, 4, 4]
+
+
+@pytest.mark.usefixtures("cpp")
+def test_the_kernels_error_and_the_weights_are_kept_apart(frame):
+    by = frame.set_index("kernel")
+    # 4 bits in groups of 64 lose about a tenth; no kernel adds to that
+    assert by.weight_error.nunique() == 1
+    assert 0.05 < by.weight_error["cpu-w4-dot"] < 0.2
+    assert by.relative_error["cpu-w4-dequant"] < 1e-6
+    assert 1e-3 < by.relative_error["cpu-w4-dot"] < 1.2e-2
+    assert 1e-3 < by.relative_error["cpu-w4-lut"] < 1.2e-2
+
+
+@pytest.mark.usefixtures("cpp")
+def test_what_belongs_to_the_input_is_done_to_it_and_said():
+    """A wrong order, a forgotten division or quantizer would be errors of order 1, which the check refuses."""
+    compressed = made(
+        order=torch.from_numpy(np.random.default_rng(2).permutation(200)),
+        input_scale=torch.linspace(0.5, 3, 200),
+        inputs=InputQuantizer(IntGrid(bits=6, signed=True)),
+        shift=torch.ones(45),
+    )
+    frame = run_layer(compressed, batch=2, kernel="cpu-w4-*", rounds=1)
+    assert set(frame["where"]) == {"measured"}
+    assert (frame.relative_error < 1.2e-2).all()
+    assert frame.weight_error.isna().all()  # the original was not given
+    for said in ("divided by the input scale", "order of the codes", "quantized before (a6 token)", "shift"):
+        assert frame.note.str.contains(said, regex=False).all(), said
+
+
+@pytest.mark.usefixtures("cpp")
+def test_a_layer_that_few_kernels_take_has_rows_that_say_why():
+    frame = run_layer(Scheme(format="nf4").quantize(W), rounds=1).set_index("kernel")
+    assert frame["where"]["cpu-w4-dot"] == "measured"
+    assert frame["where"]["cpu-w4-lut"] == "skipped"
+    assert "needs equal steps" in frame.note["cpu-w4-lut"]
+    none = run_layer(uncompressed(W), kernel="cpu-w*", rounds=1)
+    assert set(none["where"]) == {"skipped"}
+    assert none.note.str.contains("no scale").all()
+
+
+def test_wrong_shapes_and_names_are_refused():
+    with pytest.raises(Refused, match=r"x of shape \(2, 5\) for a weight of 45 x 200"):
+        run_layer(made(), x=torch.zeros(2, 5))
+    with pytest.raises(Refused, match="original of shape"):
+        run_layer(made(), original=W.T)
+    with pytest.raises(
+        Refused, match="no kernel for a compressed layer matches 'cpu-w3-dot'; near: cpu-w4-dot"
+    ):
+        run_layer(made(), kernel="cpu-w3-dot")
