@@ -20,6 +20,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -183,10 +184,9 @@ def against_farms(repeats: int) -> None:
         ((1024, 1024), 512, "peak"),
     ):
         w = heavy(shape).astype(np.float64)
-        ours = lambda w=w, r=rows_, e=estimator: (
-            farms(w, rows=r, windows=10 if r == 100 else 4, estimator=e).alpha
-        )  # noqa: E731
-        theirs = lambda w=w, r=rows_, e=estimator: plain_farms(w, r, 10 if r == 100 else 4, e)  # noqa: E731
+        windows = 10 if rows_ == 100 else 4
+        ours = partial(ours_of, w, rows_, windows, estimator)
+        theirs = partial(plain_farms, w, rows_, windows, estimator)
         difference = abs(ours() - theirs())
         runs = interleaved({"theirs": theirs, "ours": ours}, max(2, repeats // 2))
         print_ratio(f"FARMS {shape[0]} x {shape[1]}, rows {rows_}, {estimator}", runs, 8)
@@ -209,6 +209,10 @@ def large() -> None:
 
 
 # Peers and tools
+
+
+def ours_of(w: np.ndarray, rows_: int, windows: int, estimator: str) -> float:
+    return farms(w, rows=rows_, windows=windows, estimator=estimator).alpha
 
 
 def plain_farms(w: np.ndarray, rows_: int, windows: int, estimator: str) -> float:
