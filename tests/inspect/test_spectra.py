@@ -8,7 +8,7 @@ import torch
 
 import workbench as wb
 from workbench.errors import Refused
-from workbench.inspect import AspectRatio, Density, ErrorSpectrum, Spectra
+from workbench.inspect import AspectRatio, Density, ErrorSpectrum, NoiseEdges, Spectra
 from workbench.spectra import fit_tail, singular_values
 
 
@@ -101,6 +101,18 @@ def test_before_and_after_are_joined_marks():
     after = [t for t in found.figure().data if t.mode == "markers" and str(t.marker.symbol).endswith("-open")]
     assert len(filled) == len(after) == 7
     assert found.allocation(wb.Magnitude(sparsity=0.5)).data[0].y.sum() > 0
+
+
+def test_methods_side_by_side_on_the_same_layers(llama):
+    found = NoiseEdges(llama, [wb.RTN(bits=2, group_size=32), wb.RTN(bits=4, group_size=32)], "role:down")
+    table = found.table.pivot(index="name", columns="method", values=["edge", "right_overlap", "lost"])
+    low, high = "rtn 2 g32", "rtn 4 g32"
+    assert (table["edge"][low] > 2 * table["edge"][high]).all()
+    assert (table["right_overlap"][low] < table["right_overlap"][high]).all()
+    assert (table["lost"][low] >= table["lost"][high]).all()
+    assert {trace.name for trace in found.figure().data} == {low, high}
+    with pytest.raises(Refused, match="no method was given"):
+        NoiseEdges(llama, [])
 
 
 def test_the_aspect_ratio_bias(monkeypatch):

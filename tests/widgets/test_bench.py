@@ -363,3 +363,37 @@ async def soon(condition, seconds=30.0):
             return
         await asyncio.sleep(0.005)
     raise AssertionError(f"not so after {seconds} s")
+
+
+def ended(name, seconds=60):
+    """Wait for the job of this name."""
+    for thread in threading.enumerate():
+        if thread.name == f"workbench-{name}":
+            thread.join(seconds)
+
+
+def test_spectra_are_measured_on_the_bench_and_give_a_recipe(bench):
+    bench.results.tabs.value = "spectra"
+    view = bench.results.spectra
+    assert view in bench.results.children
+    assert "Press measure" in view.plot.spec
+    assert view.choosing.layout.display == "none"
+    bench.selector.value = "role:q, role:down"
+    view.measure.click()
+    ended("spectra")
+    assert not view.measure.disabled
+    assert set(bench.session.spectra.table["role"]) == {"q", "down"}
+    view.metric.value = "stable_rank"
+    assert view.plot.label.startswith("stable_rank of 4 layers")
+    view.metric.value = "alpha"
+    bench.controls.set(wb.Equalize())
+    bench._set_method(bench.controls.method)
+    view.give.click()
+    assert "neither a free sparsity nor bits" in view.said.value
+    bench.controls.set(wb.Magnitude(sparsity=0.5))
+    bench._set_method(bench.controls.method)
+    view.give.click()
+    ended("apply")
+    steps = list(bench.session.history.variant.recipe)
+    assert {step.method.name for step in steps} == {"magnitude"}
+    assert bench.session.history.variant.weights.keys() == set(bench.session.spectra.table["name"])

@@ -8,12 +8,13 @@ from .density import Density, ErrorSpectrum
 from .design_space import DesignSpace
 from .error_map import ErrorMap, Tile, Window
 from .formats import Formats, NumberLines, distributions, number_lines
+from .kernel_lab import KernelLab
 from .moves import Moves
 from .outliers import Channels, Outliers, outliers
 from .regime import Bandlimited, RichLazy
 from .sensitivity import Sensitivity
 from .session import MAP_MEASURES, Answer, Session
-from .spectra import AspectRatio, Spectra
+from .spectra import AspectRatio, NoiseEdges, Spectra
 from .tables import layer, layers, measured, model
 
 # What the lower half of the bench shows of a weight: its name there -> inspector.
@@ -41,8 +42,10 @@ __all__ = [
     "ErrorSpectrum",
     "Formats",
     "Histogram",
+    "KernelLab",
     "MergedNetworks",
     "Moves",
+    "NoiseEdges",
     "NumberLines",
     "Outliers",
     "Profile",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
-from ..engine import Recipe, Variant
+from ..engine import Recipe, Step, Variant, apply
 from ..engine.allocation import EPS, allocate, allocated, parameter
 from ..engine.spectra import spectra_frame, spectra_rows
 from ..errors import Refused, near
@@ -108,6 +110,46 @@ class Spectra(Viewable):
         return allocation_figure(
             list(given), table[metric].to_numpy(float), np.array(list(given.values())), what, theme=theme
         )
+
+
+class NoiseEdges(Viewable):
+    """What several methods do to the spectrum of the same layers: the noise edge, the directions under it, and how far
+    the leading ones turned.
+
+    `NoiseEdges(model, [RTN(bits=3), GPTQ(bits=3)], "role:down")`; methods, steps or recipes. `calibration`: batches of
+    inputs, where a method needs statistics. `table`: a row for each layer and method, columns as in `Spectra`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        methods: Iterable[Method | Step | Recipe],
+        layers: str = "*",
+        *,
+        calibration: Iterable[Tensor] | None = None,
+        job: Job | None = None,
+    ):
+        recipes = [each if isinstance(each, Recipe) else Recipe(each) for each in methods]
+        if not recipes:
+            raise Refused("no method was given: noise edges compare methods such as RTN(bits=3), RTN(bits=4)")
+        batches = None if calibration is None else list(calibration)
+        self.name, tables = model.name, []
+        for recipe in recipes:
+            only = Recipe([Step(s.method, layers if s.layers.strip() == "*" else s.layers) for s in recipe])
+            found = Spectra(apply(model, only, calibration=batches, job=job), layers, job=job).table
+            if "method" not in found:
+                raise Refused(f"{recipe.label} changes none of the layers {layers!r}")
+            tables.append(found[found["method"].notna()].assign(method=recipe.label))
+        self.table = pd.concat(tables, ignore_index=True)
+        self.table.attrs = tables[0].attrs
+
+    def figure(self, theme: str = "light", *, metric: str = "right_overlap") -> go.Figure:
+        """One column by depth, a colour and a mark for each method."""
+        from ..figures.spectra import layers_figure
+
+        table = self.table.assign(role=self.table["method"])
+        title = f"{metric} of {self.name}, method by method"
+        return layers_figure(table[["name", "role", "block", metric]], metric, title=title, theme=theme)
 
 
 class AspectRatio(Viewable):

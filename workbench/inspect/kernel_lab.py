@@ -1,0 +1,357 @@
+"""KernelLab: one kernel's source on the table. Compile it, read its machine code, run it on the emulator, time it.
+
+Everything that can hang or crash runs in a process of its own: the compiler, nvdisasm, the emulated kernel, the
+measurement. Nothing needs a GPU but the GPU's time; where there is none, recorded runs are shown and called so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from ..errors import Refused, near
+from ..jobs import Job
+from ..speed import Kernel, cuda, fuzz, kernels
+from ..speed.apart import measure_apart
+from ..speed.build import Build, build, parse
+from ..speed.emulator import SCHEDULES
+from ..speed.ladder import ladder_table, ladders
+from ..speed.occupancy import Occupancy, register_steps, shared_steps
+from ..speed.recorded import Recorded, recorded_runs
+from ..speed.roofline import COLUMNS as POINT_COLUMNS
+from ..speed.roofline import Limits, cpu_limits, data_sheet, gpu_limits, points, work
+from ..speed.sass import Listing
+from ..speed.table import read_shape
+from .view import Viewable
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PRODUCT, ELEMENTWISE = (1024, 1024, 1024), (4096, 4096, 8)  # shapes that are timed if none is asked for
+SMALL_PRODUCT, SMALL_ELEMENTWISE = (41, 70, 330), (33, 72, 8)  # emulated: more than a tile, divided by none
+FIGURES = ("mix", "occupancy", "roofline", "ladder")
+SHEETS = (
+    "NVIDIA H200",
+    "NVIDIA A100-SXM4-80GB",
+    "NVIDIA L4",
+)  # what a roofline without any GPU's numbers may show
+
+
+class KernelLab(Viewable):
+    """A kernel of the speed room, to read, edit and try: `KernelLab("fp32_tiled")`, or a Kernel of your own.
+
+    arch: what it is compiled for, by default the GPU's here, else the newest that it is for. shape: M x N x K that is
+    timed and for which the launch is computed; small: the one that is emulated. Set `source`, `arch` or `shape`, and
+    ask again.
+    """
+
+    def __init__(
+        self,
+        kernel: str | Kernel = "fp32_tiled",
+        shape: str | Sequence[int] | None = None,
+        arch: str | None = None,
+        *,
+        small: str | Sequence[int] | None = None,
+    ):
+        self.shipped = dict(kernels())
+        if isinstance(kernel, Kernel):
+            self.shipped[kernel.name] = kernel
+        self._frames: dict[tuple, pd.DataFrame] = {}
+        self._built: tuple[tuple, Build] | None = None
+        self._asked_arch, self._asked_shape, self._asked_small = arch, shape, small
+        self.choose(kernel.name if isinstance(kernel, Kernel) else kernel)
+
+    # What is on the table
+
+    def choose(self, name: str) -> KernelLab:
+        """Another kernel, as shipped."""
+        if name not in self.shipped:
+            raise Refused(f"no CUDA kernel is called {name!r}{near(name, self.shipped)}")
+        self.name, shipped = name, self.shipped[name]
+        self.source = shipped.source
+        self.arch = self._asked_arch or self._usual_arch(shipped)
+        elementwise = "P(X" in shipped.op
+        self.shape = read_shape(self._asked_shape or (ELEMENTWISE if elementwise else PRODUCT))
+        self.small = read_shape(self._asked_small or (SMALL_ELEMENTWISE if elementwise else SMALL_PRODUCT))
+        return self
+
+    def reset(self) -> KernelLab:
+        """The shipped source again."""
+        self.source = self.shipped[self.name].source
+        return self
+
+    def edit(self, *changes: tuple) -> KernelLab:
+        """Replace lines of the shipped source: (first, last, *lines) each, from 1, both included. (36, 36) takes line
+        36 out; (36, 35, "x") puts "x" before it."""
+        lines = self.shipped[self.name].source.split("\n")
+        for first, last, *new in sorted(changes, reverse=True):
+            if not 1 <= first <= last + 1 <= len(lines) + 1:
+                raise Refused(f"lines {first} to {last} are not in {self.name}, which has {len(lines)}")
+            lines[first - 1 : last] = new
+        self.source = "\n".join(lines)
+        return self
+
+    @property
+    def edited(self) -> bool:
+        return self.source != self.shipped[self.name].source
+
+    @property
+    def kernel(self) -> Kernel:
+        """The source as a kernel. Refused (file and line) where its header is malformed."""
+        return parse(self.name, self.source)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Those that the shipped kernel is meant for, and the one that is set."""
+        return tuple(dict.fromkeys([*self.shipped[self.name].architectures, self.arch]))
+
+    @property
+    def ladder(self) -> str:
+        return self.shipped[self.name].ladder
+
+    def _usual_arch(self, kernel: Kernel) -> str:
+        if self.device is not None:
+            return f"{self.device.arch}a" if kernel.runs_on(f"{self.device.arch}a") else self.device.arch
+        return (kernel.architectures or (kernel.architecture,))[-1]
+
+    @cached_property
+    def device(self) -> cuda.Device | None:
+        """The GPU of this machine."""
+        return cuda.find_device()[0]
+
+    # Compiling
+
+    def build(self) -> Build:
+        """Compile, disassemble, compute the occupancy. What is wrong is an answer with the line, not an exception."""
+        asked = self.name, self.source, self.arch, self.shape
+        if self._built is None or self._built[0] != asked:
+            self._built = asked, build(*asked)
+        return self._built[1]
+
+    def steps(self) -> tuple[list, list]:
+        """The steps of registers per thread and of shared bytes per block at which a block is lost, as computed."""
+        found = self._resident()
+        return (
+            register_steps(self.arch, shared_bytes=found.shared_bytes, threads=found.threads),
+            shared_steps(self.arch, registers=found.registers, threads=found.threads),
+        )
+
+    def _resident(self) -> Occupancy:
+        built = self.build()
+        if built.occupancy is None:
+            raise Refused(built.error or built.note)
+        return built.occupancy
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each source line that became instructions: line, source, instructions of each kind, live
+        registers."""
+        made = self._listing()
+        lines, live = self.source.split("\n"), made.live()
+        rows = [
+            {
+                "line": line,
+                "source": lines[line - 1].strip(),
+                "instructions": kinds.total(),
+                **kinds,
+                "live": live[line],
+            }
+            for line, kinds in made.by_line().items()
+        ]
+        frame = pd.DataFrame(rows)
+        counts = [name for name in frame.columns if name not in ("line", "source", "live")]
+        frame[counts] = frame[counts].fillna(0).astype(int)
+        return frame.reindex(columns=["line", "source", *counts, "live"])
+
+    def _listing(self) -> Listing:
+        built = self.build()
+        if built.listing is None:
+            raise Refused(built.error or built.note)
+        return built.listing
+
+    # Running on the emulator
+
+    def fuzz(self, job: Job | None = None, seed: int = 0) -> pd.DataFrame:
+        """The source on the CPU in five schedules, at the small shape; columns as in `speed.fuzz.SCHEDULE_COLUMNS`.
+        CompileError and Refused as in `emulator.run`."""
+        frame = pd.DataFrame()
+        for frame in self.fuzzing(seed):
+            if job is not None and len(frame) < len(SCHEDULES):
+                job.step(len(frame), len(SCHEDULES), f"{len(frame)} of {len(SCHEDULES)} schedules")
+        return frame
+
+    def fuzzing(self, seed: int = 0) -> Iterator[pd.DataFrame]:
+        """The same table as it grows, a row more for each schedule that has ended."""
+        return fuzz.schedules(self.kernel, self.small, seed)
+
+    def mutants(self, job: Job | None = None, seed: int = 0) -> pd.DataFrame:
+        """Each synchronisation left out once: does a schedule see it? Columns as in `speed.fuzz.MUTANT_COLUMNS`."""
+        return fuzz.mutants(self.kernel, self.small, seed, step=None if job is None else job.step)
+
+    # Timing
+
+    def measure(
+        self,
+        what: Literal["kernel", "ladder", "cpu"] = "kernel",
+        job: Job | None = None,
+        *,
+        rounds: int = 5,
+        budget_s: float = 10.0,
+    ) -> pd.DataFrame:
+        """Time, in a process of its own, this source; or its ladder as shipped; or the CPU's kernels for the same
+        product. Where there is no GPU, CUDA kernels are compiled and have no time."""
+        wanted: str | Kernel = self.kernel
+        if what == "cpu":
+            wanted = "cpu-*"
+        elif what == "ladder":
+            wanted = _glob(ladders()[self.ladder])
+        frame = measure_apart(
+            self.shape, wanted, rounds, budget_s=budget_s, progress=None if job is None else job.step
+        )
+        self._frames.pop((self.shape, what), None)
+        self._frames[self.shape, what] = frame
+        return frame
+
+    @property
+    def measured(self) -> pd.DataFrame | None:
+        """What was timed here at this shape, one row a kernel, the newest first; None before."""
+        frames = [frame for (shape, _), frame in reversed(self._frames.items()) if shape == self.shape]
+        return pd.concat(frames).drop_duplicates(subset=["kernel"]) if frames else None
+
+    @cached_property
+    def records(self) -> list[Recorded]:
+        """Runs that were recorded elsewhere or earlier, newest first."""
+        return recorded_runs()
+
+    def timings(self) -> tuple[pd.DataFrame | None, str]:
+        """(table, where it comes from): what was measured here and has times of this ladder, else the newest record
+        that has, else what was measured, else nothing."""
+        rungs, here = set(ladders().get(self.ladder, ())), self.measured
+        if here is not None and _times_of(here, rungs):
+            return here, "measured here"
+        for one in self.records:
+            if _times_of(one.frame, rungs):
+                return one.frame, one.label
+        return here, "measured here" if here is not None else ""
+
+    # Roofline
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Of this machine, measured now: of its GPU, else of its CPU."""
+        return gpu_limits(self.device) if self.device is not None else cpu_limits()
+
+    def machines(self) -> dict[str, str]:
+        """What a roofline can be drawn of: key -> how it is called."""
+        here = self.device.name if self.device is not None else "this CPU"
+        made = {"here": f"{here} (measured)"}
+        made |= {f"record {i}": one.label for i, one in enumerate(self.records) if one.limits is not None}
+        return made | {name: f"{name} (data sheet)" for name in SHEETS}
+
+    def roofline(self, machine: str = "here") -> tuple[pd.DataFrame, Limits, pd.DataFrame | None]:
+        """(points, limits, ceilings): what was timed on that machine, and for this ladder's kernels that were not,
+        what its roofs would allow: a model, and only for a GPU."""
+        known = self.machines()
+        if machine not in known:
+            raise Refused(f"no machine is called {machine!r}{near(machine, known)}")
+        if machine in SHEETS:
+            limits = data_sheet(machine)
+            assert limits is not None
+            return pd.DataFrame(columns=list(POINT_COLUMNS)), limits, self._ceilings(limits)
+        if machine == "here":
+            frame = self.measured
+            if frame is None:
+                frame = self.measure("kernel" if self.device is not None else "cpu")
+            return points(frame, self.limits), self.limits, None
+        record = self.records[int(machine.split()[1])]
+        assert record.limits is not None
+        return points(record.frame, record.limits, where="recorded"), record.limits, None
+
+    def _ceilings(self, limits: Limits) -> pd.DataFrame:
+        rows = []
+        for name in ladders().get(self.ladder, (self.name,)):
+            kernel = self.shipped[name]
+            done = work(kernel, self.shape)
+            reach = limits.attainable(done.intensity, kernel.bits)
+            rows.append({"kernel": name, "intensity": done.intensity, "attainable": reach})
+        # a ladder does the same work in every rung: one mark is all of them
+        frame = pd.DataFrame(rows).groupby(["intensity", "attainable"], as_index=False, sort=False).agg(list)
+        frame["kernel"] = [
+            f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0] for names in frame["kernel"]
+        ]
+        return frame
+
+    # Looking
+
+    def figure(self, theme: str = "light", *, kind: str = "mix", machine: str = "here") -> go.Figure:
+        """One of FIGURES: instructions by line, occupancy, roofline of a machine, the ladder."""
+        from ..figures import speed as draw
+
+        if kind not in FIGURES:
+            raise Refused(f"{kind!r} is no figure of a kernel{near(kind, FIGURES)}")
+        if kind == "mix":
+            return draw.mix_figure(self._listing().by_line(), self.source.split("\n"), self.name, theme=theme)
+        if kind == "occupancy":
+            return self._occupancy_figure(theme)
+        if kind == "roofline":
+            found, limits, ceilings = self.roofline(machine)
+            roofs = [vars(roof) for roof in limits.roofs]
+            where = " ".join(filter(None, [limits.where, limits.date[:10]]))
+            return draw.roofline_figure(
+                found,
+                roofs,
+                device=limits.device,
+                where=where,
+                note=limits.note,
+                ceilings=ceilings,
+                theme=theme,
+            )
+        frame, where = self.timings()
+        table = ladder_table(frame if frame is not None else pd.DataFrame(columns=["kernel"]), self.ladder)
+        return draw.ladder_figure(table, self.ladder, note=where, theme=theme)
+
+    def _occupancy_figure(self, theme: str) -> go.Figure:
+        from ..figures import speed as draw
+
+        found, (registers, shared) = self._resident(), self.steps()
+        one = found.multiprocessor
+        return draw.occupancy_figure(
+            [(step.most, step.warps) for step in registers],
+            [(step.most, step.warps) for step in shared],
+            at=(found.registers, found.shared_bytes, found.warps),
+            most=one.warps,
+            name=self.name,
+            device=f"{one.arch} ({one.example})",
+            theme=theme,
+        )
+
+    def code(self) -> str:
+        """The Python that makes this object again, edits included."""
+        shape = "x".join(map(str, self.shape))
+        lines = ["import workbench as wb", f"lab = wb.KernelLab({self.name!r}, {shape!r}, {self.arch!r})"]
+        if self.edited:
+            changes = ", ".join(map(repr, _changes(self.shipped[self.name].source, self.source)))
+            lines.append(f"lab.edit({changes})")
+        return "\n".join([*lines, "lab.build().resources, lab.fuzz()"])
+
+
+def _changes(before: str, after: str) -> list[tuple]:
+    """What `KernelLab.edit` takes to get from one text to the other."""
+    old, new = before.split("\n"), after.split("\n")
+    found = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    return [(i + 1, j, *new[k:m]) for tag, i, j, k, m in found if tag != "equal"]
+
+
+def _glob(names: Sequence[str]) -> str:
+    """The narrowest pattern `prefix*` that matches all names."""
+    first, last = min(names), max(names)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return f"{first[:length]}*"
+
+
+def _times_of(frame: pd.DataFrame, rungs: set[str]) -> bool:
+    return bool((frame["kernel"].isin(list(rungs)) & frame["seconds"].notna()).any())
