@@ -1,8 +1,16 @@
 """One row of the spectra table: what the eigenvalues of a weight say, under WeightWatcher's names.
 
 Where WeightWatcher 0.7.7 has a column, the name and the definition are its own, so that tables of both can be joined;
-the deviations are written in the columns' texts. Its *norms* are of eigenvalues: `spectral_norm` is sigma_max squared.
-Martin, Peng & Mahoney 2021, Nature Communications 12:4122.
+tests/conformity compares with WeightWatcher itself. Its *norms* are of eigenvalues: `spectral_norm` is sigma_max
+squared. Martin, Peng & Mahoney 2021, Nature Communications 12:4122.
+
+What differs on purpose:
+- fewer than 50 eigenvalues above 1e-5 get no fit, and the reason (there fewer than 8, and under 20 another formula);
+- a Marchenko-Pastur fit that ran into the end of its grid is empty and says so in `mp_problem` (there a number);
+- the entropy of a matrix of rank one is 0 (there about -1);
+- of a convolution `sv_min` is the smallest singular value (there the largest of the slices' smallest), and N stays the
+  larger dimension (there N and M are exchanged where the kernel has an even number of places);
+- random orders come from a seed.
 """
 
 from __future__ import annotations
