@@ -297,13 +297,22 @@ def speed(
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="keep the document here, as JSON")
     ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds, if the time allows")] = 7,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="of torch; most of our CPU kernels have one")
+    ] = None,
     as_json: JSON = False,
 ) -> Report:
     """Check, compile and time the kernels of one matrix product."""
     from . import speed
 
+    if threads is not None:
+        import torch
+
+        # once, before the first product: a change between products costs torch more than half its speed
+        torch.set_num_threads(threads)
     with progress("timing") as tell:
-        frame = speed.measure(shape, kernel, progress=tell)
+        frame = speed.measure(shape, kernel, rounds, progress=tell)
     document = speed.document(frame)
     if record is not None:
         speed.record(frame, record)
@@ -313,14 +322,20 @@ def speed(
         "shape",
         "bits",
         "seconds",
+        "seconds_hot",
         "gflops",
-        "ratio",
-        "baseline",
-        "relative_error",
+        "gbps",
+        "of_bandwidth",
     ]
+    columns += ["ratio", "verdict", "baseline", "relative_error", "weight_error"]
     columns += ["registers", "shared_bytes", "where", "note"]
-    caption = "\n".join(f"{name}: {speed.COLUMNS[name]}" for name in ("seconds", "gflops", "ratio"))
-    return Report(document, [Table("Kernels", document["kernels"], columns, caption)])
+    rows = document["kernels"]
+    columns = [name for name in columns if any(row[name] not in (None, "") for row in rows)]  # no empty ones
+    told = ("seconds", "seconds_hot", "gflops", "gbps", "of_bandwidth", "ratio", "verdict")
+    caption = "\n".join(
+        f"{name}: {speed.COLUMNS[name]}" for name in (*told, "relative_error", "weight_error")
+    )
+    return Report(document, [Table("Kernels", rows, columns, caption)])
 
 
 def main() -> None:

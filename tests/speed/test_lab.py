@@ -43,7 +43,7 @@ NUMBA = ["cpu-numba-naive", "cpu-numba-reordered", "cpu-numba-tiled"]
 
 @pytest.fixture(scope="module")
 def on_cpu():
-    return measure((33, 17, 70), "cpu-[tn][ouf]*", rounds=3)
+    return measure((33, 17, 70), "cpu-[tn][ouf]*", rounds=3, budget_s=1)
 
 
 def test_the_frame_has_the_columns_of_the_contract(on_cpu):
@@ -74,7 +74,7 @@ def test_a_shape_that_anothers_kernel_does_not_take_is_a_row_that_says_so(on_cpu
 
 
 def test_torchs_products_of_few_bits_are_right_where_they_take_the_shape():
-    rows = measure("3x32x256", "cpu-torch-int[48]", rounds=1).set_index("kernel")
+    rows = measure("3x32x256", "cpu-torch-int[48]", rounds=1, budget_s=1).set_index("kernel")
     assert set(rows["where"]) == {"measured"}
     # the weight's own error is ten times the kernel's, and is not charged to it
     assert rows.relative_error["cpu-torch-int4"] < 1e-2 < 5e-2 < rows.weight_error["cpu-torch-int4"]
@@ -83,7 +83,7 @@ def test_torchs_products_of_few_bits_are_right_where_they_take_the_shape():
 
 @pytest.mark.usefixtures("cpp")
 def test_low_bit_kernels_are_measured_with_their_bandwidth_and_both_errors():
-    rows = measure("2x64x256", "cpu-w4-*", rounds=1).set_index("kernel")
+    rows = measure("2x64x256", "cpu-w4-*", rounds=1, budget_s=1).set_index("kernel")
     assert list(rows.index) == ["cpu-w4-dequant", "cpu-w4-dot", "cpu-w4-lut"]
     assert set(rows["where"]) == {"measured"}
     # codes, and a scale and a zero of 2 bytes for every 128 of them
@@ -101,7 +101,7 @@ def test_without_a_cpp_compiler_the_rows_say_how_to_get_one(monkeypatch):
         raise nvrtc.NoCompiler(f"no C++ compiler here: {cxx.INSTALL} brings one")
 
     monkeypatch.setattr(cpu.cpp, "_library", missing)
-    by = {row["kernel"]: row for row in to_records(measure("4x4x4", "cpu-[tw][o4]*", rounds=1))}
+    by = {row["kernel"]: row for row in to_records(measure("4x4x4", "cpu-[tw][o4]*", rounds=1, budget_s=1))}
     assert by["cpu-torch-fp32"]["where"] == "measured"
     assert by["cpu-torch-fp32"]["of_bandwidth"] > 0  # torch reads then
     assert by["cpu-w4-dot"]["where"] == "skipped"
@@ -165,7 +165,7 @@ def test_a_shape_that_no_gpu_could_start_is_a_row_that_says_so():
 
 
 def test_a_glob_selects_kernels():
-    assert list(measure("4x4x4", "cpu-numba*", rounds=1).kernel) == NUMBA
+    assert list(measure("4x4x4", "cpu-numba*", rounds=1, budget_s=1).kernel) == NUMBA
 
 
 def test_a_glob_that_matches_nothing_is_refused_with_near_names():
@@ -179,7 +179,7 @@ def test_a_cpu_kernel_that_does_not_write_is_a_row_without_a_time(monkeypatch):
         return Candidate("cpu-lazy", lambda i: None, right.poison, right.output, right.tolerance)
 
     monkeypatch.setitem(cpu.REGISTERED, "cpu-lazy", Rung("cpu-lazy", 32, "", "", lazy))
-    frame = measure("4x4x4", "cpu-lazy", rounds=1)
+    frame = measure("4x4x4", "cpu-lazy", rounds=1, budget_s=1)
     assert frame["where"][0] == "skipped"
     assert math.isnan(frame.seconds[0])
     assert "never written" in frame.note[0]
@@ -193,7 +193,13 @@ def test_a_product_that_would_take_too_long_is_skipped_before_it_starts():
 
 def test_progress_is_reported():
     seen = []
-    measure("4x4x4", "cpu-numba-t*", rounds=1, progress=lambda done, total, what: seen.append((done, total)))
+    measure(
+        "4x4x4",
+        "cpu-numba-t*",
+        rounds=1,
+        budget_s=1,
+        progress=lambda done, total, what: seen.append((done, total)),
+    )
     # two kernels, each also with its operands in the cache, the baseline again, the bandwidth and the empty call:
     # warmed up and timed once
     assert seen == [(i, 14) for i in range(14)]

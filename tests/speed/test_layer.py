@@ -87,7 +87,7 @@ def test_what_no_kernel_takes_is_refused_with_the_reason(compressed, why):
 
 @pytest.fixture(scope="module")
 def frame():
-    return run_layer(Scheme(bits=4, group_size=64).quantize(W), batch=3, rounds=1, original=W)
+    return run_layer(Scheme(bits=4, group_size=64).quantize(W), batch=3, rounds=1, budget_s=1, original=W)
 
 
 @pytest.mark.usefixtures("cpp")
@@ -125,7 +125,7 @@ def test_what_belongs_to_the_input_is_done_to_it_and_said():
         inputs=InputQuantizer(IntGrid(bits=6, signed=True)),
         shift=torch.ones(45),
     )
-    frame = run_layer(compressed, batch=2, kernel="cpu-w4-*", rounds=1)
+    frame = run_layer(compressed, batch=2, kernel="cpu-w4-*", rounds=1, budget_s=1)
     assert set(frame["where"]) == {"measured"}
     assert (frame.relative_error < 1.2e-2).all()
     assert frame.weight_error.isna().all()  # the original was not given
@@ -135,11 +135,11 @@ def test_what_belongs_to_the_input_is_done_to_it_and_said():
 
 @pytest.mark.usefixtures("cpp")
 def test_a_layer_that_few_kernels_take_has_rows_that_say_why():
-    frame = run_layer(Scheme(format="nf4").quantize(W), rounds=1).set_index("kernel")
+    frame = run_layer(Scheme(format="nf4").quantize(W), rounds=1, budget_s=1).set_index("kernel")
     assert frame["where"]["cpu-w4-dot"] == "measured"
     assert frame["where"]["cpu-w4-lut"] == "skipped"
     assert "needs equal steps" in frame.note["cpu-w4-lut"]
-    none = run_layer(uncompressed(W), kernel="cpu-w*", rounds=1)
+    none = run_layer(uncompressed(W), kernel="cpu-w*", rounds=1, budget_s=1)
     assert set(none["where"]) == {"skipped"}
     assert none.note.str.contains("no scale").all()
 

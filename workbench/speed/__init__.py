@@ -7,6 +7,7 @@ compile_kernel(kernels()["fp32_tiled"].source, "sm_90").registers
 
 from .kernel import Kernel, kernels
 from .lab import COLUMNS, measure, parse_shape
+from .layer import run_layer
 from .nvrtc import (
     Compiled,
     CompileError,
@@ -17,7 +18,7 @@ from .nvrtc import (
     supported_architectures,
 )
 from .record import document, record, to_records
-from .timing import Candidate, Timing, check, reference, time_interleaved
+from .time import Candidate, Timing, check, reference, time_interleaved
 
 __all__ = [
     "COLUMNS",
@@ -37,6 +38,7 @@ __all__ = [
     "parse_shape",
     "record",
     "reference",
+    "run_layer",
     "supported_architectures",
     "time_interleaved",
     "to_records",

@@ -1,24 +1,50 @@
-"""The candidates that run on an NVIDIA GPU, through CuPy: our kernels, and cuBLAS as their baseline."""
+"""The candidates that run on an NVIDIA GPU, through CuPy: our kernels, and the vendor's library as their baseline.
+
+Kernels of one family compute the same from the same operands and are compared with each other: fp32 products with
+cuBLAS in fp32, bf16 with cuBLAS in bf16, elementwise kernels with a copy. Operands are made on the host, so that
+they and the float64 result are those of the emulator, and lie on the device in as many copies as exceed its cache.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
-from .cpu import fp32_tolerance
-from .kernel import Kernel
+from .kernel import FOLDER, Kernel, kernels
 from .nvrtc import Compiled, NoCompiler, compile_kernel
-from .timing import Candidate
+from .ops import DTYPES, Problem, Shape, pitched, problem
+from .time import Candidate, Reference, reference_rows
+from .tma import tensor_map
+from .vendor import MOST_COPIES, baselines, poison, tolerance
 
-BASELINE = "cublas-fp32"
-MOST_COPIES = 24
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "Device",
+    "Sets",
+    "baselines",
+    "candidate",
+    "empty_seconds",
+    "event_clock",
+    "families",
+    "find_device",
+    "operand_sets",
+    "rehearse",
+]
+
+STATIC_SHARED = 48 << 10  # bytes per block; more has to be asked for
+CHILD = Path(__file__).with_name("cuda_child.py")
 
 
 @dataclass(frozen=True)
@@ -69,62 +95,177 @@ def event_clock(work: Callable[[], object]) -> float:
     return cupy.cuda.get_elapsed_time(start, stop) / 1e3
 
 
-def operand_sets(M: int, N: int, K: int, device: Device, *, seed: int = 0) -> list[tuple[Any, Any]]:
-    """Random operands on the device (normal, fp32) in as many copies as exceed three times its second-level
-    cache."""
-    import cupy
-
-    random = cupy.random.default_rng(seed)
-    a = random.standard_normal((M, K), dtype=cupy.float32)
-    b = random.standard_normal((K, N), dtype=cupy.float32)
-    copies = min(MOST_COPIES, -(-3 * device.cache_bytes // (a.nbytes + b.nbytes)))
-    return [(a, b)] + [(a.copy(), b.copy()) for _ in range(copies - 1)]
+def families(wanted: Sequence[Kernel]) -> list[list[Kernel]]:
+    """The kernels that can be compared with one another: one op, one set of types, one packing of the weights."""
+    found: dict[tuple, list[Kernel]] = {}
+    for kernel in wanted:
+        plain = tuple(kernel.operands.items()) if kernel.packing == "none" else kernel.packing
+        found.setdefault((kernel.op, plain), []).append(kernel)
+    return list(found.values())
 
 
-def cublas(sets: list[tuple[Any, Any]]) -> Candidate:
-    """cuBLAS in fp32. TF32 is off unless CUPY_TF32 is set, and then the check against float64 refuses it."""
-    import cupy
+@dataclass
+class Sets:
+    """The operands of one family on the device: `count` copies, and what the result should be."""
 
-    c = cupy.empty((sets[0][0].shape[0], sets[0][1].shape[1]), dtype=cupy.float32)
-    return Candidate(
-        name=BASELINE,
-        run=lambda i: cupy.matmul(*sets[i % len(sets)], out=c),
-        poison=lambda: c.fill(cupy.nan),
-        output=lambda: c,
-        tolerance=fp32_tolerance(sets),
-    )
+    kernel: Kernel  # any of the family
+    problem: Problem
+    expected: Reference
+    count: int
+    _arrays: dict[tuple[int, str, int], Any] = field(default_factory=dict, repr=False)
+
+    def array(self, i: int, name: str, pitch: int = 0) -> Any:
+        """Operand `name` of copy i modulo their number, its rows at multiples of `pitch` bytes."""
+        import cupy
+
+        host: Any = self.problem.inputs[name]
+        if pitch and host.ndim == 2 and host.shape[1] * host.itemsize % pitch == 0:
+            pitch = 0  # it is the same
+        key = i % self.count, name, pitch
+        if key not in self._arrays:
+            self._arrays[key] = cupy.asarray(pitched(host, pitch))
+        return self._arrays[key]
 
 
-def candidate(
-    kernel: Kernel, sets: list[tuple[Any, Any]], device: Device
-) -> tuple[Candidate, Compiled | None]:
-    """A kernel as a candidate, and what its compilation says (None if CuPy had to compile it)."""
+def operand_sets(kernel: Kernel, shape: Shape, device: Device, *, seed: int = 0) -> Sets:
+    """Operands for a kernel and its family, in as many copies as exceed three times the device's cache. Refused where
+    they do not fit the device."""
     import cupy
     import numpy as np
 
-    (M, K), N = sets[0][0].shape, sets[0][1].shape[1]
-    grid, block, shared = kernel.launch(M, N, K)
-    if int(device.arch[3:]) < int(kernel.architecture[3:].rstrip("af")):
-        raise Refused(f"{kernel.name} needs {kernel.architecture} or newer; {device.name} is {device.arch}")
-    function, compiled = _load(kernel, device)
-    if shared > 48 << 10:
-        function.max_dynamic_shared_size_bytes = shared  # more than 48 KB has to be asked for
-    c = cupy.empty((M, N), dtype=cupy.float32)
-    sizes = np.int32(M), np.int32(N), np.int32(K)
+    made = problem(kernel.op, kernel.operands, shape, packing=kernel.packing, seed=seed)
+    size = sum(array.nbytes for array in made.inputs.values())
+    sets = Sets(kernel, made, _expected(kernel, made), min(MOST_COPIES, -(-3 * device.cache_bytes // size)))
+    try:
+        for i in range(sets.count):
+            for name in made.inputs:
+                sets.array(i, name, kernel.pitch)
+        for shape_of in made.outputs.values():
+            cupy.empty(shape_of, dtype=np.float32)
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        raise Refused(f"{'x'.join(map(str, shape))} does not fit {device.name}: {error}") from None
+    return sets
+
+
+def _expected(kernel: Kernel, made: Problem) -> Reference:
+    """The float64 result: of one product the rows that are cheap to know, of several results all, end to end."""
+    import numpy as np
+
+    M, N, K = made.shape
+    if len(kernel.outputs) > 1:
+        whole = made.expected()
+        values = _end_to_end([whole[name] for name in kernel.outputs], whole, kernel)
+        return Reference(np.arange(len(values)), values)
+    most, rows = reference_rows(M, N, K), np.arange(M)
+    if most < M:  # drawn at random: rows at a fixed distance would always meet the same place of a tile
+        inner = np.random.default_rng(0).choice(np.arange(1, M - 1), most - 2, replace=False)
+        rows = np.sort(np.concatenate([[0], inner, [M - 1]]))
+    (result,) = made.expected(rows).values()
+    return Reference(rows, result)
+
+
+def _end_to_end(results: list[np.ndarray], expected: dict[str, np.ndarray], kernel: Kernel) -> np.ndarray:
+    """Several results as one column, each in units of its reference, so that no large one hides a small one."""
+    import numpy as np
+
+    parts = [
+        result.ravel() / (np.linalg.norm(expected[name]) or 1)
+        for name, result in zip(kernel.outputs, results, strict=True)
+    ]
+    return np.concatenate(parts)[:, None]
+
+
+def candidate(kernel: Kernel, sets: Sets, device: Device) -> tuple[Candidate, Compiled | None]:
+    """A kernel as a candidate, and what its compilation says (None if CuPy had to compile it). A source that is not
+    ours is tried in a process of its own first. Refused: an architecture that does not run it, with what would;
+    what does not compile; what hangs or crashes."""
+    import cupy
+    import numpy as np
+
+    shape = sets.problem.shape
+    grid, block, shared = kernel.launch(*shape)
+    arch = _architecture(kernel, device)
+    if Path(kernel.where).parent != FOLDER and (why := rehearse(kernel, shape)):
+        raise Refused(f"{kernel.name}: {why}")
+    function, compiled = _load(kernel, arch)
+    static = compiled.functions[kernel.name].shared_bytes if compiled else 0
+    if shared + static > STATIC_SHARED:
+        function.max_dynamic_shared_size_bytes = shared
+    results = {
+        name: cupy.empty(sets.problem.outputs[name], dtype=DTYPES[kernel.operands[name]].storage)
+        for name in kernel.outputs
+    }
+    sizes = tuple(np.int32(size) for size in shape)
+    arguments = [_arguments(kernel, sets, i, results) + sizes for i in range(sets.count)]
 
     def run(i: int) -> None:
-        function(grid, block, (*sets[i % len(sets)], c, *sizes), shared_mem=shared)
+        for name in kernel.zeroed:
+            results[name].fill(0)
+        function(grid, block, arguments[i % sets.count], shared_mem=shared)
 
-    made = Candidate(kernel.name, run, lambda: c.fill(cupy.nan), lambda: c, fp32_tolerance(sets))
+    def poison_all() -> None:
+        for result in results.values():
+            poison(result)
+
+    def output() -> np.ndarray:
+        host = [
+            DTYPES[kernel.operands[name]].decode(cupy.asnumpy(result)) for name, result in results.items()
+        ]
+        return host[0] if len(host) == 1 else _end_to_end(host, sets.problem.expected(), kernel)
+
+    made = Candidate(
+        name=kernel.name,
+        run=run,
+        poison=poison_all,
+        output=output,
+        tolerance=tolerance(kernel.tolerance, sets),
+        nbytes=sets.problem.bytes(kernel.operands),
+        expected=sets.expected,
+    )
     return made, compiled
 
 
-def _load(kernel: Kernel, device: Device) -> tuple[Any, Compiled | None]:
+def rehearse(kernel: Kernel, shape: Shape, *, timeout_s: float = 60.0) -> str:
+    """Run a kernel once in a process of its own: "" if it ended, else what happened. A kernel that hangs or writes
+    where it may not takes the process's GPU context with it, and no more than that."""
+    request = json.dumps({"source": kernel.source, "where": kernel.where, "shape": list(shape)})
+    try:
+        done = subprocess.run(
+            # -P: this folder's time.py must not hide the standard library's
+            [sys.executable, "-P", str(CHILD)],
+            input=request,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"hangs on this GPU: it was stopped after {timeout_s:g} s"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        return f"crashes on this GPU: {last}"
+    return ""
+
+
+def _architecture(kernel: Kernel, device: Device) -> str:
+    """What to compile a kernel for: the device's, with a letter where the kernel asks for one. Refused where the device
+    does not run it, with those of its ladder that it does run."""
+    for arch in (f"{device.arch}a", device.arch):
+        if kernel.runs_on(arch) and (arch == device.arch or kernel.architecture == arch):
+            return arch
+    instead = [
+        one.name for one in kernels().values() if one.ladder == kernel.ladder and one.runs_on(device.arch)
+    ]
+    hint = f"; of its ladder {', '.join(instead)} would" if instead else ""
+    older = "" if kernel.architecture[-1].isalpha() else " or newer"
+    raise Refused(f"{kernel.name} needs {kernel.architecture}{older}; {device.name} is {device.arch}{hint}")
+
+
+def _load(kernel: Kernel, arch: str) -> tuple[Any, Compiled | None]:
     import cupy
 
     try:
         # Our own compilation, because CuPy puts its own -arch after ours and so cannot make sm_90a code.
-        arch = kernel.architecture if kernel.architecture.startswith(f"{device.arch}a") else device.arch
         compiled = compile_kernel(kernel.source, arch, name=Path(kernel.where).name)
         cubin = Path(_folder().name, f"{kernel.name}-{kernel.hash}-{arch}.cubin")
         cubin.write_bytes(compiled.cubin)
@@ -132,9 +273,36 @@ def _load(kernel: Kernel, device: Device) -> tuple[Any, Compiled | None]:
     except (NoCompiler, cupy.cuda.driver.CUDADriverError):
         # No NVRTC of ours, or one newer than the driver: CuPy then uses the NVRTC that it was built for.
         try:
-            return cupy.RawModule(code=kernel.source, backend="nvrtc").get_function(kernel.name), None
+            options = (f"-I{FOLDER}",)
+            module = cupy.RawModule(code=kernel.source, backend="nvrtc", options=options)
+            return module.get_function(kernel.name), None
         except cupy.cuda.compiler.CompileException as error:
-            raise Refused(f"{kernel.name} does not compile for {device.arch}: {error}") from None
+            raise Refused(f"{kernel.name} does not compile for {arch}: {error}") from None
+
+
+def _arguments(kernel: Kernel, sets: Sets, i: int, results: dict[str, Any]) -> tuple:
+    """The operands of copy i in the kernel's order; those of `maps` as TMA descriptors."""
+    boxes = {box.operand: box for box in kernel.maps}
+    given = []
+    for name, dtype in kernel.operands.items():
+        array = results[name] if name in results else sets.array(i, name, kernel.pitch)
+        if box := boxes.get(name):
+            given.append(
+                tensor_map(array.data.ptr, dtype, sets.problem.inputs[name].shape, array.strides[0], box)
+            )
+        else:
+            given.append(array)
+    return tuple(given)
+
+
+def empty_seconds(device: Device, *, rounds: int = 50) -> float:
+    """Seconds of a kernel that does nothing, the median: what a launch costs before any work."""
+    import cupy
+
+    source = 'extern "C" __global__ void nothing() {}'
+    function = cupy.RawModule(code=source, backend="nvrtc").get_function("nothing")
+    times = sorted(event_clock(lambda: function((1,), (32,), ())) for _ in range(rounds))
+    return times[len(times) // 2]
 
 
 @functools.cache

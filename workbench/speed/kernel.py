@@ -7,74 +7,106 @@ compiles as it stands, and the launch follows when somebody edits them.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from ..errors import Refused, near
+from ..errors import Refused
+from .manifest import Dim3, Gain, TensorMap, dim3, evaluate, read_header
+from .ops import DTYPES, OPS, PACKINGS
+
+__all__ = ["ARCHITECTURES", "FOLDER", "MOST_SHARED", "Gain", "Kernel", "TensorMap", "included", "kernels"]
 
 FOLDER = Path(__file__).with_name("kernels")
-KEYS = (
-    "name",
-    "idea",
-    "op",
-    "bits",
-    "shapes",
-    "constants",
-    "grid",
-    "block",
-    "shared",
-    "architecture",
-    "reference",
-)
-OPS = ("C[M,N] = A[M,K] B[K,N]",)
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")  # what kernels are compiled and tested for: A100, L4, H100/H200
 MOST_THREADS = 1024  # per block, on every architecture so far
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
-
-Dim3 = tuple[int, int, int]
+MOST_SHARED = {"sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90a": 227 << 10}  # dynamic bytes per block
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One CUDA kernel: fp32 operands row-major, called as name(A, B, C, M, N, K)."""
+    """One CUDA kernel, called as name(operands..., M, N, K)."""
 
     name: str  # of the file, the entry function and the row in every table
     source: str = field(repr=False)
     idea: str  # one sentence
+    ladder: str  # "fp32"
+    rung: int  # from 1
+    gain: Gain | None  # None for the first rung of a ladder
     op: str
-    bits: int  # of the operands
+    operands: Mapping[str, str]  # name -> dtype, in the order of the arguments
+    packing: str
+    pitch: int  # bytes
+    maps: tuple[TensorMap, ...]
+    zeroed: tuple[str, ...]
     shapes: str  # which M, N, K it takes, in words
     constants: Mapping[str, int]  # tile constants and their values in the source
-    architecture: str  # the oldest that runs it: "sm_50"
+    tolerance: float
+    registers: int  # the most per thread that its occupancy allows for
+    requires: tuple[str, ...]  # SASS mnemonics
+    architecture: str  # the oldest that runs it: "sm_80"; "sm_90a" is the only one that does
     reference: str
     where: str  # its file, for messages
     grid: str = field(repr=False)  # formulas in M, N, K and the constants, x first
     block: str = field(repr=False)
     shared: str = field(repr=False)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """12 hexadecimal digits that change with the source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
+        """12 hexadecimal digits that change with the source, or with a header of ours that it includes."""
+        return hashlib.sha256((self.source + included(self.source)).encode()).hexdigest()[:12]
+
+    @property
+    def bits(self) -> int:
+        """Of one element of the operand that most of the work reads: B, the weights, or X."""
+        inputs = [dtype for name, dtype in self.operands.items() if name not in OPS[self.op].outputs]
+        return PACKINGS[self.packing].bits or DTYPES[inputs[min(1, len(inputs) - 1)]].bits
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The operands that it writes."""
+        return tuple(name for name in self.operands if name in OPS[self.op].outputs)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Those of ARCHITECTURES that it is for."""
+        return tuple(arch for arch in ARCHITECTURES if self.runs_on(arch))
+
+    def runs_on(self, arch: str) -> bool:
+        """Whether machine code for `arch` ("sm_90", "sm_90a") can be made of it."""
+        own, asked = (
+            re.fullmatch(r"sm_(\d+)([af]?)", self.architecture),
+            re.fullmatch(r"sm_(\d+)([af]?)", arch),
+        )
+        if not own or not asked:
+            return False
+        if own[2]:
+            return own[1] == asked[1] and asked[2] == own[2]
+        return int(asked[1]) >= int(own[1])
 
     def launch(self, M: int, N: int, K: int) -> tuple[Dim3, Dim3, int]:
-        """(grid, block, dynamic shared memory in bytes) for C[M,N] = A[M,K] B[K,N]; grid and block as (x, y,
-        z). Refused where the shape asks for more blocks or threads than CUDA can start."""
+        """(grid, block, dynamic shared memory in bytes); grid and block as (x, y, z). Refused where the shape
+        asks for more blocks, threads or shared memory than CUDA can give."""
         if min(M, N, K) < 1:
             raise Refused(f"{self.name}: shape {M}x{N}x{K} is empty; M, N and K start at 1")
         names = {**self.constants, "M": M, "N": N, "K": K}
-        grid, block = _dim3(self.grid, names), _dim3(self.block, names)
+        grid, block = dim3(self.grid, names), dim3(self.block, names)
         if any(size > most for size, most in zip(grid, MOST_BLOCKS, strict=True)):
             raise Refused(
                 f"{self.name}: {M}x{N}x{K} needs a grid of {grid}, CUDA starts at most {MOST_BLOCKS}"
             )
         if min(grid + block) < 1 or block[0] * block[1] * block[2] > MOST_THREADS:
             raise Refused(f"{self.where}: a block of {block} is outside 1 to {MOST_THREADS} threads")
-        return grid, block, _evaluate(self.shared, names)
+        shared, most = evaluate(self.shared, names), max(MOST_SHARED.values())
+        if not 0 <= shared <= most:
+            raise Refused(
+                f"{self.where}: {shared} bytes of shared memory per block; no architecture has over {most}"
+            )
+        return grid, block, shared
 
     @classmethod
     def read(cls, path: str | Path) -> Kernel:
@@ -96,39 +128,7 @@ class Kernel:
     @classmethod
     def parse(cls, text: str, *, where: str = "kernel.cu") -> Kernel:
         """The kernel in a text, such as the one in an editor. Refused as in `read`."""
-        header = _header(text, where)
-        values = {key: value for key, (_, value) in header.items()}
-
-        def refuse(key: str, why: str) -> Refused:
-            return Refused(f"{where}:{header[key][0]}: {key}: {why}")
-
-        if values["op"] not in OPS:
-            raise refuse("op", f"{values['op']!r} is not one the lab can feed; it feeds {' and '.join(OPS)}")
-        if values["bits"] not in ("32", "16"):
-            raise refuse("bits", f"{values['bits']!r} is not 32 or 16")
-        if not re.fullmatch(r"sm_\d+[af]?", values["architecture"]):
-            raise refuse("architecture", f"{values['architecture']!r} is not of the form sm_80")
-        if not re.search(rf"__global__[^;{{(]*\b{re.escape(values['name'])}\s*\(", text):
-            raise refuse("name", f"the source has no __global__ function {values['name']}(...)")
-
-        constants = {}
-        for name in re.findall(r"\w+", values["constants"]):
-            match = re.search(rf"^constexpr int {name} = (\d+);", text, re.MULTILINE)
-            if not match:
-                raise refuse("constants", f"the source has no line `constexpr int {name} = ...;`")
-            constants[name] = int(match[1])
-        for key in ("grid", "block", "shared"):
-            try:
-                sizes = _split(values[key])
-                if len(sizes) > (1 if key == "shared" else 3):
-                    raise ValueError("too many sizes")
-                for size in sizes:
-                    _evaluate(size, {**constants, "M": 1, "N": 1, "K": 1})
-            except (ValueError, SyntaxError, ZeroDivisionError) as error:
-                reason = error.msg if isinstance(error, SyntaxError) else error
-                raise refuse(key, f"{values[key]!r}: {reason}") from None
-        read = {**values, "bits": int(values["bits"]), "constants": constants}
-        return cls(**read, source=text, where=where)
+        return cls(**read_header(text, where), source=text, where=where)  # type: ignore[arg-type]
 
 
 def kernels(folder: str | Path = FOLDER) -> dict[str, Kernel]:
@@ -136,68 +136,13 @@ def kernels(folder: str | Path = FOLDER) -> dict[str, Kernel]:
     return {path.stem: Kernel.read(path) for path in sorted(Path(folder).glob("*.cu"))}
 
 
-def _header(text: str, where: str) -> dict[str, tuple[int, str]]:
-    """key -> (line number, value), every one of KEYS once."""
-    header: dict[str, tuple[int, str]] = {}
-    key = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.startswith("//"):
-            break
-        if match := re.match(r"// ?([a-z]+):\s*(.*)$", line):
-            key, value = match[1], match[2].strip()
-            if key not in KEYS:
-                raise Refused(f"{where}:{number}: the header knows no {key!r}{near(key, KEYS)}")
-            if key in header:
-                raise Refused(f"{where}:{number}: {key} is said twice, first in line {header[key][0]}")
-            header[key] = number, value
-        elif key and line.startswith("//  "):
-            header[key] = header[key][0], f"{header[key][1]} {line[2:].strip()}".strip()
-        else:
-            raise Refused(f"{where}:{number}: the header is made of lines `// key: value`; this is {line!r}")
-    missing = [key for key in KEYS if not header.get(key, (0, ""))[1] and key != "constants"]
-    if missing:
-        line = header[missing[0]][0] if missing[0] in header else 1
-        raise Refused(
-            f"{where}:{line}: the header does not say {', '.join(missing)} (lines `// key: value` on top)"
-        )
-    header.setdefault("constants", (1, ""))
-    return header
-
-
-def _split(formula: str) -> list[str]:
-    """ "ceil(N / BN), 1" -> its sizes; commas inside brackets do not occur in the formulas we take."""
-    return [part.strip() for part in formula.split(",")]
-
-
-def _dim3(formula: str, names: Mapping[str, int]) -> Dim3:
-    sizes = [_evaluate(part, names) for part in _split(formula)]
-    x, y, z = sizes + [1] * (3 - len(sizes))
-    return x, y, z
-
-
-_OPERATORS: dict[type, Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
-
-
-def _evaluate(formula: str, names: Mapping[str, int]) -> int:
-    """A whole number from + - * //, ceil(a / b) and names. Not eval: a header comes from anybody's file."""
-
-    def value(node: ast.expr) -> int:
-        match node:
-            case ast.Constant(value=int(number)) if not isinstance(number, bool):
-                return number
-            case ast.Name(id=name):
-                if name not in names:
-                    raise ValueError(f"{name} is not a size or a constant{near(name, names)}")
-                return names[name]
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                return _OPERATORS[type(op)](value(left), value(right))
-            case ast.Call(func=ast.Name(id="ceil"), args=[ast.BinOp(left=left, op=ast.Div(), right=right)]):
-                return -(-value(left) // value(right))
-        raise ValueError("formulas are made of + - * //, ceil(a / b), M, N, K and the constants")
-
-    return value(ast.parse(formula, mode="eval").body)
+def included(text: str, seen: tuple[str, ...] = ()) -> str:
+    """The text of our own headers that a source includes, and of those that they include."""
+    found = ""
+    for name in re.findall(r'^\s*#include "(\w+\.cuh)"', text, re.MULTILINE):
+        path = FOLDER / name
+        if name not in seen and path.is_file():
+            seen = (*seen, name)
+            header = path.read_text(encoding="utf-8")
+            found += header + included(header, seen)
+    return found

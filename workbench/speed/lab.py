@@ -2,33 +2,27 @@
 
 CPU kernels are timed against torch's fp32 product, CUDA kernels against cuBLAS where a GPU answers. Without
 one they are compiled all the same: registers, shared memory and spills are known, the time is not and the row
-says so.
+says so. Kernels of few bits multiply with B^T rounded to a grid: their error is against the product with what
+the codes stand for, and what the rounding itself cost is a column of its own.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, near
 from . import cpu, cuda
+from .clocks import gpu_clocks
 from .kernel import Kernel, kernels
 from .nvrtc import Compiled, compile_kernel
 from .record import record, to_records
-from .timing import (
-    Candidate,
-    Progress,
-    Timing,
-    check,
-    reference,
-    reference_rows,
-    time_interleaved,
-    wall_clock,
-)
+from .run import Run, checked, time_on_cpu
+from .table import COLUMNS, Row, Shape, new_row, parse_shape, read_shape, to_frame
+from .time import Candidate, Progress, reference_rows, time_interleaved, wall_clock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,55 +31,6 @@ __all__ = ["ARCHITECTURES", "COLUMNS", "measure", "parse_shape", "record", "to_r
 
 ARCHITECTURES = ("sm_80", "sm_90")  # what is compiled for where there is no GPU to ask: A100 and H100
 PROBE = 256  # no side of the product that a CPU kernel is first tried and clocked on is longer
-
-COLUMNS = {
-    "kernel": "name; CPU kernels begin with cpu-",
-    "device": "what it ran on, or the architecture it was compiled for",
-    "bits": "bits of one operand element",
-    "shape": "MxNxK of C[M,N] = A[M,K] B[K,N]",
-    "seconds": "s per product, median over the rounds",
-    "baseline": "the kernel that ratio compares with, timed in the same run",
-    "ratio": "how many times faster than the baseline; median of the ratios of each round",
-    "gflops": "10^9 operations per second, 2 M N K operations per product",
-    "relative_error": "||c - r|| / ||r|| against the float64 product",
-    "seconds_q25": "s, lower quartile",
-    "seconds_q75": "s, upper quartile",
-    "ratio_q25": "lower quartile of the rounds' ratios",
-    "ratio_q75": "upper quartile of the rounds' ratios",
-    "rounds": "interleaved rounds",
-    "registers": "per thread (CUDA)",
-    "shared_bytes": "bytes of shared memory per block (CUDA)",
-    "spills": "bytes per thread written to memory for want of registers (CUDA)",
-    "where": "measured: here, now; compiled only: no time; skipped: neither, the note says why",
-    "source_hash": "changes with the kernel's source",
-    "note": "what a reader of the row must know",
-}
-WHOLE = ("bits", "rounds", "registers", "shared_bytes", "spills")
-REAL = (
-    "seconds",
-    "ratio",
-    "gflops",
-    "relative_error",
-    "seconds_q25",
-    "seconds_q75",
-    "ratio_q25",
-    "ratio_q75",
-)
-
-Shape = tuple[int, int, int]
-Row = dict[str, Any]
-
-
-def parse_shape(text: str) -> Shape:
-    """ "4096x1x4096" -> (4096, 1, 4096): M, N, K of C[M,N] = A[M,K] B[K,N]. Refused for anything else."""
-    match = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*[xX×]\s*(\d+)\s*", text)
-    if not match or not all(int(size) for size in match.groups()):
-        raise Refused(
-            f"shape {text!r} is not MxNxK, three whole numbers from 1 on, such as 4096x1x4096 "
-            "(C[M,N] = A[M,K] B[K,N])"
-        )
-    M, N, K = (int(size) for size in match.groups())
-    return M, N, K
 
 
 def measure(
@@ -105,25 +50,27 @@ def measure(
     does not compile or gives a wrong result is a row that says so. Refused: a bad shape, a glob that matches
     nothing, too little memory.
     """
-    M, N, K = shape = _shape(shape)
+    M, N, K = shape = read_shape(shape)
     if rounds < 1:
         raise Refused(f"{rounds} rounds cannot be timed; take 1 or more, 5 for quartiles that mean something")
     on_cpu, on_gpu = _select(kernel)
-    _forecast(M, N, K)
+    _forecast(M, N, K, len(on_cpu))
     rows: list[Row] = []
+    runs: dict[str, Any] = {}
     if on_cpu:
-        rows += _on_cpu(shape, on_cpu, rounds, budget_s, progress)
+        made, run = _on_cpu(shape, on_cpu, rounds, budget_s, progress)
+        rows, runs["cpu"] = made, run.facts()
     if on_gpu:
         device, why = cuda.find_device()
         if device:
-            rows += _on_gpu(shape, on_gpu, device, rounds, budget_s, progress)
+            for family in cuda.families(on_gpu):
+                made, run = _on_gpu(shape, family, device, rounds, budget_s, progress)
+                rows, runs[f"gpu {run.baseline}"] = rows + made, run.facts()
         else:
             rows += [_compile_only(shape, one, why) for one in on_gpu]
-    return _frame(rows)
-
-
-def _shape(shape: Sequence[int] | str) -> Shape:
-    return parse_shape(shape if isinstance(shape, str) else "x".join(str(size) for size in shape))
+    frame = to_frame(rows)
+    frame.attrs["runs"] = runs  # every sample and what the machine was doing, for the record
+    return frame
 
 
 def _select(kernel: str | Kernel) -> tuple[list[cpu.Rung], list[Kernel]]:
@@ -138,11 +85,12 @@ def _select(kernel: str | Kernel) -> tuple[list[cpu.Rung], list[Kernel]]:
     return on_cpu, on_gpu
 
 
-def _forecast(M: int, N: int, K: int) -> None:
-    """Refuse before the work starts what memory cannot hold: fp32 and bf16 operands in copies that exceed the
-    cache, the results, and the rows of the float64 reference."""
+def _forecast(M: int, N: int, K: int, kernels: int) -> None:
+    """Refuse before the work starts what memory cannot hold: the operands of so many CPU kernels in copies that
+    exceed the cache, the results, and the rows of the float64 reference."""
     operands = max(4 * (M * K + K * N), 3 * cpu.cache_bytes())
-    need = operands + operands // 2 + 14 * M * N + 8 * reference_rows(M, N, K) * (N + K)
+    # every kernel has copies of its own weight, but for those that share a packing
+    need = operands * (3 + kernels // 2) + (10 + 4 * kernels) * M * N + 8 * reference_rows(M, N, K) * (N + K)
     free = cpu.free_bytes()
     if free is not None and need > free:
         raise Refused(f"{M}x{N}x{K} needs about {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
@@ -150,10 +98,8 @@ def _forecast(M: int, N: int, K: int) -> None:
 
 def _on_cpu(
     shape: Shape, wanted: list[cpu.Rung], rounds: int, budget_s: float, progress: Progress | None
-) -> list[Row]:
+) -> tuple[list[Row], Run]:
     """Rows of the CPU kernels. The baseline always runs; it has a row if it was asked for."""
-    import numpy as np
-
     M, N, K = shape
     every = cpu.rungs()
     # The probe compiles what compiles at the first call, and tells how long the real product will take.
@@ -161,8 +107,12 @@ def _on_cpu(
     share = M * N * K / (min(M, PROBE) * min(N, PROBE) * min(K, PROBE))
     names, notes = [], {rung.name: rung.note for rung in wanted}
     for rung in dict.fromkeys([every[cpu.BASELINE], *wanted]):
-        candidate = rung.make(probe)
-        candidate.run(0)
+        try:
+            candidate = rung.make(probe)
+            candidate.run(0)
+        except Refused as error:  # no compiler, or a shape that somebody else's kernel does not take
+            notes[rung.name] = str(error)
+            continue
         seconds = min(wall_clock(partial(candidate.run, 0)) for _ in range(3)) * share
         if 4 * seconds > budget_s and rung.name != cpu.BASELINE:
             notes[rung.name] = f"not timed: one product would take about {seconds:.2g} s"
@@ -170,34 +120,17 @@ def _on_cpu(
             names.append(rung.name)
 
     sets = cpu.operand_sets(M, N, K)
-    candidates, errors = _check([(name, every[name].make) for name in names], sets, np, notes)
+    makers = [(name, partial(every[name].make, sets)) for name in names]
+    candidates, errors = checked(makers, sets.expected, notes)
     if cpu.BASELINE not in errors:
         raise Refused(f"the baseline itself fails: {notes.get(cpu.BASELINE)}")
-    busy = cpu.busy()
-    timings = time_interleaved(
-        candidates, baseline=cpu.BASELINE, rounds=rounds, budget_s=budget_s, progress=progress
-    )
-    return [
-        _row(shape, rung.name, cpu.cpu_name(), rung.bits, rung.hash, notes[rung.name])
-        | _timed(
-            shape, timings.get(rung.name), errors.get(rung.name), _join(notes[rung.name], busy), cpu.BASELINE
-        )
+    run = time_on_cpu(candidates, rounds, budget_s, progress)
+    rows = [
+        new_row(shape, rung.name, cpu.cpu_name(), rung.bits, rung.hash, notes[rung.name])
+        | run.row(shape, rung.name, errors.get(rung.name), notes[rung.name])
         for rung in wanted
     ]
-
-
-def _check(makers, sets, xp, notes: dict[str, str]) -> tuple[list[Candidate], dict[str, float]]:
-    """The candidates that are right, and their relative errors; what is wrong with others goes into notes."""
-    expected = reference(*sets[0], xp=xp)
-    candidates, errors = [], {}
-    for name, make in makers:
-        try:
-            candidate = make(sets)
-            errors[name] = check(candidate, expected)
-            candidates.append(candidate)
-        except Refused as error:
-            notes[name] = str(error)
-    return candidates, errors
+    return rows, run
 
 
 def _on_gpu(
@@ -207,49 +140,51 @@ def _on_gpu(
     rounds: int,
     budget_s: float,
     progress: Progress | None,
-) -> list[Row]:
-    """Rows of cuBLAS and of the CUDA kernels, all in one interleaved run."""
-    import cupy
-
-    try:
-        sets = cuda.operand_sets(*shape, device)
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        raise Refused(f"{'x'.join(map(str, shape))} does not fit {device.name}: {error}") from None
+) -> tuple[list[Row], Run]:
+    """Rows of the CUDA kernels of one family and of its baseline, all in one interleaved run."""
+    sets = cuda.operand_sets(wanted[0], shape, device)
     compiled: dict[str, Compiled | None] = {}
 
     def maker(kernel: Kernel):
-        def make(sets):
+        def make() -> Candidate:
             candidate, compiled[kernel.name] = cuda.candidate(kernel, sets, device)
             return candidate
 
         return make
 
     notes = dict.fromkeys([kernel.name for kernel in wanted], "")
-    makers = [(cuda.BASELINE, cuda.cublas), *((kernel.name, maker(kernel)) for kernel in wanted)]
-    candidates, errors = _check(makers, sets, cupy, notes)
-    if cuda.BASELINE not in errors:
-        raise Refused(f"the baseline itself fails (is CUPY_TF32 set?): {notes[cuda.BASELINE]}")
+    makers: list[tuple[str, Callable[[], Candidate]]] = cuda.baselines(sets)
+    baseline = makers[0][0]
+    makers += [(kernel.name, maker(kernel)) for kernel in wanted]
+    candidates, errors = checked(makers, sets.expected, notes)
+    if baseline not in errors:
+        raise Refused(f"the baseline itself fails (is CUPY_TF32 set?): {notes[baseline]}")
+    clocks: list[dict[str, Any]] = []
+    cached = [one.hot() for one in candidates if 0 < one.nbytes <= device.cache_bytes]
     timings = time_interleaved(
-        candidates,
-        baseline=cuda.BASELINE,
+        [*candidates, candidates[0].again(), *cached],
+        baseline=baseline,
         rounds=rounds,
         budget_s=budget_s,
         clock=cuda.event_clock,
         progress=progress,
+        each_round=lambda: clocks.append(gpu_clocks()),
     )
-    return [
-        _row(shape, kernel.name, device.name, kernel.bits, kernel.hash, notes[kernel.name])
+    run = Run({one.name: one for one in candidates}, timings, baseline, {"clocks": clocks})
+    rows = [
+        new_row(shape, kernel.name, device.name, kernel.bits, kernel.hash, notes[kernel.name])
         | _resources(compiled.get(kernel.name), shape, kernel)
-        | _timed(shape, timings.get(kernel.name), errors.get(kernel.name), notes[kernel.name], cuda.BASELINE)
+        | run.row(shape, kernel.name, errors.get(kernel.name), notes[kernel.name])
         for kernel in wanted
     ]
+    return rows, run
 
 
 def _compile_only(shape: Shape, kernel: Kernel, why: str) -> Row:
     """The row of a kernel where no GPU runs it: what the compiler knows, and a line that there is no time."""
     needed = int(kernel.architecture[3:].rstrip("af"))
     archs = [arch for arch in ARCHITECTURES if int(arch[3:]) >= needed and kernel.architecture[-1].isdigit()]
-    row = _row(shape, kernel.name, "none", kernel.bits, kernel.hash, "")
+    row = new_row(shape, kernel.name, "none", kernel.bits, kernel.hash, "")
     try:
         kernel.launch(*shape)  # a shape that no GPU could start is said here too
         built = [
@@ -271,18 +206,6 @@ def _compile_only(shape: Shape, kernel: Kernel, why: str) -> Row:
     )
 
 
-def _row(shape: Shape, kernel: str, device: str, bits: int, source_hash: str, note: str) -> Row:
-    return {
-        "kernel": kernel,
-        "device": device,
-        "bits": bits,
-        "shape": "x".join(str(size) for size in shape),
-        "where": "skipped",
-        "source_hash": source_hash,
-        "note": note,
-    }
-
-
 def _resources(compiled: Compiled | None, shape: Shape, kernel: Kernel) -> Row:
     if compiled is None:
         return {}
@@ -292,45 +215,3 @@ def _resources(compiled: Compiled | None, shape: Shape, kernel: Kernel) -> Row:
         "shared_bytes": own.shared_bytes + kernel.launch(*shape)[2],
         "spills": own.spill_stores,
     }
-
-
-def _timed(shape: Shape, timing: Timing | None, error: float | None, note: str, baseline: str) -> Row:
-    """The measured part of a row; nothing if the kernel was not timed."""
-    if timing is None:
-        return {"baseline": baseline}
-    if timing.noisy:
-        spread = 100 * (timing.seconds_q75 - timing.seconds_q25) / timing.seconds
-        note = _join(note, f"noisy: the quartiles lie {spread:.0f} % of the median apart")
-    M, N, K = shape
-    return {
-        "baseline": timing.baseline,
-        "seconds": timing.seconds,
-        "seconds_q25": timing.seconds_q25,
-        "seconds_q75": timing.seconds_q75,
-        "ratio": timing.ratio,
-        "ratio_q25": timing.ratio_q25,
-        "ratio_q75": timing.ratio_q75,
-        "rounds": timing.rounds,
-        "gflops": 2e-9 * M * N * K / timing.seconds,
-        "relative_error": error,
-        "where": "measured",
-        "note": note,
-    }
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
-
-
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    import pandas as pd
-
-    frame = pd.DataFrame([{name: row.get(name) for name in COLUMNS} for row in rows], columns=list(COLUMNS))
-    for name in COLUMNS:
-        if name in WHOLE:
-            frame[name] = frame[name].astype("Int64")
-        elif name in REAL:
-            frame[name] = frame[name].astype(float)
-        else:
-            frame[name] = frame[name].fillna("").astype(str)
-    return frame

@@ -7,8 +7,10 @@ runs in a child process with a time limit: a compiler that crashes or hangs ends
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes.util
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -22,6 +24,7 @@ from pathlib import Path
 from ..errors import Refused
 
 CHILD = Path(__file__).with_name("nvrtc_child.py")
+HEADERS = Path(__file__).with_name("kernels")  # machine.cuh
 INSTALL = 'pip install "workbench[nvrtc]"'
 
 
@@ -105,8 +108,8 @@ def compile_kernel(
     timeout_s: float = 60.0,
 ) -> Compiled:
     """Compile CUDA C++ `source` for `arch` ("sm_80", "sm_90a"); `options` are NVRTC's own ("-lineinfo",
-    "-DTILE=16"); `name` is what messages call the source. The same request is answered from memory the second
-    time.
+    "-DTILE=16"); `name` is what messages call the source. The same request is answered from memory, or from a
+    file in the user's cache, the second time.
 
     CompileError: the source does not compile, or the compiler crashed or took longer than `timeout_s`
     seconds. NoCompiler: no NVRTC here. Refused: an architecture that this NVRTC does not build for.
@@ -143,7 +146,12 @@ def _compile(
     source: str, arch: str, options: tuple[str, ...], name: str, library: str, timeout_s: float
 ) -> Compiled:
     request = {"source": source, "name": name, "arch": arch, "options": [*options, *_include_options()]}
-    answer = _ask(request, library, timeout_s)
+    kept = _kept(request, library)
+    answer = _read(kept)
+    if answer is None:
+        answer = _ask(request, library, timeout_s)
+        if "log" in answer and not answer["error"]:
+            _keep(kept, answer)
     compiler = f"NVRTC {answer['version']}"
     if "log" not in answer:
         works = ", ".join(f"sm_{number}" for number in answer["supported"])
@@ -161,6 +169,37 @@ def _compile(
         compile_ms=answer["compile_ms"],
         compiler=compiler,
     )
+
+
+def _kept(request: dict, library: str) -> Path | None:
+    """Where the answer to a request lies once it compiled: named by all that decides it, the text of our own headers
+    and the compiler's file among them. None where there is no file that could tell one compiler from another."""
+    from . import cxx, kernel
+
+    try:
+        found = os.stat(library)
+    except OSError:
+        return None
+    told = [request, kernel.included(request["source"]), library, found.st_size, found.st_mtime_ns]
+    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    return cxx.cache_folder().with_name("nvrtc") / f"{key}.json"
+
+
+def _read(kept: Path | None) -> dict | None:
+    try:
+        return json.loads(kept.read_text(encoding="utf-8")) if kept else None
+    except (OSError, ValueError):  # not there, or not whole: compiled again
+        return None
+
+
+def _keep(kept: Path | None, answer: dict) -> None:
+    if kept is None:
+        return
+    beside = kept.with_name(f"{kept.stem}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a full disk costs time, not the result
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(answer), encoding="utf-8")
+        os.replace(beside, kept)
 
 
 def _ask(request: dict, library: str, timeout_s: float) -> dict:
@@ -217,7 +256,7 @@ def _include_options() -> list[str]:
     folders = [folder for root in _nvidia_roots() for folder in root.glob("cu[0-9]*/include")]
     folders += [root / "cuda_runtime" / "include" for root in _nvidia_roots()]
     folders += [folder / "cccl" for folder in folders]
-    return [f"-I{folder}" for folder in folders if folder.is_dir()]
+    return [f"-I{folder}" for folder in [HEADERS, *folders] if folder.is_dir()]
 
 
 # kernel.cu(3): error: identifier "yy" is undefined
@@ -251,6 +290,8 @@ def _first_line(name: str, arch: str, messages: tuple[Message, ...], answer: dic
     first = errors[0]
     place = f"{name}:{first.line}:{first.column or 1}" if first.line else name
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if "cannot open source file" in first.text:
+        more = f"; CUDA's own headers come with {INSTALL}"
     return f"{place} does not compile for {arch}: {first.text}{more}"
 
 

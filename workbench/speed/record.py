@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
-from . import cpu, cuda
+from . import cpu, cuda, cxx
+from .nvrtc import NoCompiler
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +38,9 @@ def to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def document(frame: pd.DataFrame) -> dict[str, Any]:
-    """{"kernels": rows, "machine": ..., "versions": ..., "date": ...}: `measure`'s table and where it comes
-    from."""
+    """{"kernels": rows, "machine": ..., "versions": ..., "date": ..., "runs": ...}: `measure`'s table and where it
+    comes from. `runs` has for "cpu" and "gpu" every sample of every round, from which any quantile follows, with the
+    clocks, the bandwidth, the empty call and how far the baseline was from itself."""
     import torch
 
     device, _ = cuda.find_device()
@@ -46,6 +48,8 @@ def document(frame: pd.DataFrame) -> dict[str, Any]:
         "kernels": to_records(frame),
         "machine": {
             "cpu": cpu.cpu_name(),
+            "path": cpu.isa(),  # what the C++ kernels were compiled for
+            "compiler": _compiler(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # runnable processes, 1 minute
@@ -54,6 +58,7 @@ def document(frame: pd.DataFrame) -> dict[str, Any]:
             "driver": device.driver if device else None,
         },
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "runs": _plain_all(frame.attrs.get("runs", {})),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -79,12 +84,25 @@ def record(frame: pd.DataFrame, path: str | Path) -> Path:
     return path
 
 
+def _plain_all(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain_all(part) for name, part in value.items()}
+    return [_plain_all(part) for part in value] if isinstance(value, list | tuple) else _plain(value)
+
+
 def _plain(value: Any) -> Any:
     if value is None or value != value or type(value).__name__ == "NAType":
         return None
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _compiler() -> str | None:
+    try:
+        return cxx.find_compiler().identity
+    except NoCompiler:
+        return None
 
 
 def _version(name: str) -> str | None:

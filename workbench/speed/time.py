@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import Refused, near
@@ -23,6 +23,10 @@ MOST_ROWS = 256  # of C checked against float64 in a product too large to check 
 SMALL = 2_000_000_000  # multiply-adds that a float64 reference may cost
 AGREE = 0.05  # two warm-up samples this close: the clock has settled
 MOST_WARM_UPS = 1000
+AGAIN, HOT = (
+    " again",
+    " hot",
+)  # what is put behind a name: the same once more; the same with its operands in the cache
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,30 @@ class Candidate:
     """One way to compute C[M,N] = A[M,K] B[K,N]. `run(i)` computes it once from operand set i (taken modulo
     the number of sets) into the candidate's own output, and may return before a GPU has finished; `output()`
     waits and returns that output, [M,N] floats of NumPy or CuPy; `poison()` fills it with NaN. `tolerance` is
-    on the relative error ||c - r|| / ||r||."""
+    on the relative error ||c - r|| / ||r||.
+
+    nbytes: what one product reads of its B, for the bandwidth; 0 if nobody asks. expected: what a kernel on rounded
+    weights is compared with, the product with what its codes stand for; weight_error: how far that is from the
+    product with the weights before."""
 
     name: str
     run: Callable[[int], object]
     poison: Callable[[], object]
     output: Callable[[], Any]
     tolerance: float
+    nbytes: int = 0
+    expected: Reference | None = None
+    weight_error: float | None = None
+    note: str = ""  # what a reader of its row must know
+
+    def again(self) -> Candidate:
+        """The same under another name. Timed in the same run, its ratio to the first should be 1: how far it is off
+        is what this machine, today, cannot tell apart."""
+        return replace(self, name=self.name + AGAIN)
+
+    def hot(self) -> Candidate:
+        """The same on one operand set, which then stays in the cache if it fits."""
+        return replace(self, name=self.name + HOT, run=lambda _: self.run(0))
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,20 @@ class Timing:
     ratio_q75: float
     rounds: int
     calls: int  # products per sample
+    samples: tuple[float, ...] = ()  # seconds per product, one of each round
+    ratios: tuple[float, ...] = ()  # to the baseline of the same round
+
+    @property
+    def spread(self) -> float:
+        """How far the quartiles of the ratios lie from 1: of a candidate against itself, what is not a difference."""
+        return max(abs(self.ratio_q25 - 1), abs(self.ratio_q75 - 1))
+
+    def verdict(self, spread: float) -> str:
+        """ "faster", "slower" or "equal": equal where the ratio differs from 1 by no more than `spread`, that of the
+        baseline against itself."""
+        if max(self.ratio, 1 / self.ratio) - 1 <= spread:
+            return "equal"
+        return "faster" if self.ratio > 1 else "slower"
 
     @property
     def noisy(self) -> bool:
@@ -130,10 +165,12 @@ def time_interleaved(
     warm_up_s: float = 0.1,
     clock: Clock = wall_clock,
     progress: Progress | None = None,
+    each_round: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
     """Name -> Timing, in the candidates' order; they have passed `check`. One sample is as many products as fill
     `sample_s` seconds; each candidate is warmed up for `warm_up_s` seconds and until two samples agree. Fewer
-    rounds, but not under three, where they would take more than `budget_s` seconds. Refused if `baseline` is not
+    rounds, but not under three, where they would take more than `budget_s` seconds. `each_round` is called before every
+    round, to write down the clocks; it is not timed. Refused if `baseline` is not
     among the candidates or there is less than one round."""
     names = [candidate.name for candidate in candidates]
     if baseline not in names:
@@ -159,6 +196,8 @@ def time_interleaved(
 
     samples: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
+        if each_round:
+            each_round()
         for candidate in candidates:
             say(f"round {number + 1} of {rounds}: {candidate.name}")
             samples[candidate.name].append(_sample(candidate, calls[candidate.name], clock))
@@ -205,6 +244,8 @@ def _timing(name: str, baseline: str, samples: dict[str, list[float]], calls: in
         ratio_q75=ratio[2],
         rounds=len(ratios),
         calls=calls,
+        samples=tuple(samples[name]),
+        ratios=tuple(ratios),
     )
 
 

@@ -1,0 +1,101 @@
+"""The emulator's answers as tables: a kernel in every schedule, and without each of its synchronisations in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import emulator
+from .kernel import Kernel
+from .ops import Shape, problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LIMIT_S = 10.0  # an emulated launch that takes longer hangs
+SCHEDULE_COLUMNS = {
+    "schedule": "who runs first; workbench.speed.emulator.SCHEDULES says more",
+    "passed": "right, and nothing forbidden was done",
+    "relative_error": "||c - r|| / ||r|| against float64; missing where it was not finished",
+    "block": "of the thread that did what it may not do",
+    "thread": "the same",
+    "line": "the last synchronisation that it came to; 0: none",
+    "at": "place in the result that is worst: the first that is NaN, else the one that is furthest off",
+    "message": "what went wrong, or the error",
+    "seconds": "on this CPU; says nothing of a GPU",
+}
+MUTANT_COLUMNS = {
+    "line": "of the synchronisation that was left out",
+    "text": "that line",
+    "caught": "a schedule saw that it is missing",
+    "by": "the first schedule that did",
+    "message": "what it saw",
+}
+
+
+def schedules(kernel: Kernel, shape: Shape, seed: int = 0) -> Iterator[pd.DataFrame]:
+    """A row for each of the five schedules, columns as in SCHEDULE_COLUMNS; the table as it grows. CompileError and
+    Refused as in `emulator.run`."""
+    rows = []
+    for schedule in emulator.SCHEDULES:
+        rows.append(_schedule_row(kernel, emulator.run(kernel, shape, schedule, seed, timeout_s=LIMIT_S)))
+        yield _table(rows, SCHEDULE_COLUMNS)
+
+
+def mutants(
+    kernel: Kernel, shape: Shape, seed: int = 0, *, step: Callable[[int, int, str], None] | None = None
+) -> pd.DataFrame:
+    """Each synchronisation left out once: does a schedule see it? Columns as in MUTANT_COLUMNS. `step(done, total,
+    what)` is called before each launch; what it raises ends the work."""
+    rows, every = [], emulator.mutants(kernel)
+    for place, mutant in enumerate(every):
+        by, message = "", "nothing: no schedule tells it from the whole kernel"
+        for schedule in emulator.SCHEDULES:
+            if step is not None:
+                step(place, len(every), f"without line {mutant.line}, {schedule}")
+            found = emulator.run(kernel, shape, schedule, seed, without=mutant, timeout_s=LIMIT_S)
+            if not found.passed:
+                by, message = schedule, found.message
+                break
+        rows.append(
+            {"line": mutant.line, "text": mutant.text, "caught": bool(by), "by": by, "message": message}
+        )
+    return _table(rows, MUTANT_COLUMNS)
+
+
+def _table(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(columns))
+    frame.attrs["columns"] = columns
+    return frame
+
+
+def _schedule_row(kernel: Kernel, found: emulator.Emulated) -> dict:
+    first = found.violations[0] if found.violations else None
+    return {
+        "schedule": found.schedule,
+        "passed": found.passed,
+        "relative_error": found.relative_error,
+        "block": first.block if first else None,
+        "thread": first.thread if first else None,
+        "line": first.line if first else 0,
+        "at": "" if found.passed or first else _worst(kernel, found),
+        "message": f"{first.kind}: {first.text}" if first else found.message,
+        "seconds": found.seconds,
+    }
+
+
+def _worst(kernel: Kernel, found: emulator.Emulated) -> str:
+    """ "C[0, 5]": the first place of a result that is NaN, else the one that is furthest from the reference."""
+    given = problem(kernel.op, kernel.operands, found.shape, packing=kernel.packing, seed=found.seed)
+    expected = given.expected()
+    for name, values in found.outputs.items():
+        off = np.abs(values - expected[name])
+        wrong = np.isnan(off)
+        if wrong.any() or off.max() > kernel.tolerance * np.abs(expected[name]).max():
+            place = np.argmax(wrong) if wrong.any() else np.argmax(off)
+            return f"{name}[{', '.join(str(int(i)) for i in np.unravel_index(place, off.shape))}]"
+    return ""

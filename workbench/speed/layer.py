@@ -1,0 +1,153 @@
+"""A compressed layer, run: packed for every kernel that can take it, checked, timed, and the errors kept apart.
+
+There are two errors, and a method should answer for one of them only. The kernel's is what its arithmetic adds to the
+product with the weights that the codes stand for (fp32 sums, activations in 8 bits). The weights' is what that product
+differs from the one with the weights before they were compressed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Refused, near
+from . import cpu
+from .pack import LowBit, low_bit
+from .run import checked, time_on_cpu
+from .table import Row, join, new_row, to_frame
+from .time import Candidate, Progress, Reference, reference
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor
+
+    from ..grid import CompressedWeight
+
+KERNELS = ("dequant", "dot", "lut")
+
+
+def run_layer(
+    compressed: CompressedWeight,
+    batch: int = 1,
+    kernel: str = "*",
+    rounds: int = 7,
+    *,
+    x: Tensor | None = None,
+    original: Tensor | None = None,
+    budget_s: float = 20.0,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Y = X W^T of a compressed W [out, in] by torch in fp32 on what it stands for (the baseline) and by every CPU
+    kernel; a row for each, columns as in `measure`.
+
+    x [batch, in]: inputs, else `batch` random ones (normal). original [out, in]: the weights before, for
+    `weight_error`. kernel: a glob over the names; those that cannot run this weight are rows that say why. An input
+    scale, an order of the columns and a quantizer of the inputs belong to the input: they are done to x before, not
+    timed, and said in the note. Masks are packed as the code of 0.
+    """
+    import numpy as np
+    import torch
+
+    N, K = compressed.shape
+    x = (
+        torch.from_numpy(np.random.default_rng(0).standard_normal((batch, K), dtype=np.float32))
+        if x is None
+        else x
+    )
+    if x.ndim != 2 or x.shape[1] != K:
+        raise Refused(f"x of shape {tuple(x.shape)} for a weight of {N} x {K}: it has to be [batch, {K}]")
+    if original is not None and tuple(original.shape) != (N, K):
+        raise Refused(
+            f"the original of shape {tuple(original.shape)} for a weight of {N} x {K}; they have to agree"
+        )
+    running = compressed.running()
+    seen = (x.float() if running.inputs is None else running.inputs(x.float())).contiguous().numpy()
+    matrix = running.matrix.contiguous().numpy()
+    expected = reference(seen, matrix.T, xp=np)
+    lost = None if original is None else _lost(expected, x, original)
+
+    names = {f"cpu-w{compressed.grid.code_bits}-{stem}": stem for stem in KERNELS}
+    baselines = (cpu.BASELINE, "cpu-torch-bf16")
+    wanted = [name for name in (*baselines, *names) if fnmatch.fnmatchcase(name, kernel)]
+    if not wanted:
+        raise Refused(
+            f"no kernel for a compressed layer matches {kernel!r}{near(kernel, [*baselines, *names])}"
+        )
+    sets = cpu.Operands(seen, np.ascontiguousarray(matrix.T))
+    every = cpu.rungs()
+    notes = dict.fromkeys(wanted, _remarks(compressed))
+    makers: list[tuple[str, Callable[[], Candidate]]] = [
+        (name, partial(every[name].make, sets))
+        for name in dict.fromkeys((cpu.BASELINE, *wanted))
+        if name in baselines
+    ]
+    try:
+        weight = low_bit(compressed)
+        inside = _inside(compressed, seen)
+        makers += [
+            (name, partial(_candidate, name, names[name], weight, inside, expected, lost))
+            for name in wanted
+            if name in names
+        ]
+    except Refused as error:
+        notes |= {name: str(error) for name in wanted if name in names}
+    candidates, errors = checked(makers, expected, notes)
+    if cpu.BASELINE not in errors:
+        raise Refused(f"the baseline itself fails: {notes.get(cpu.BASELINE)}")
+    run = time_on_cpu(candidates, rounds, budget_s, progress)
+    shape = x.shape[0], N, K
+    rows: list[Row] = []
+    for name in wanted:
+        stem, note = names.get(name), notes[name]
+        bits = compressed.grid.code_bits if stem else every[name].bits
+        digest = cpu.source(stem).hash if stem else every[name].hash
+        row = new_row(shape, name, cpu.cpu_name(), bits, digest, note)
+        rows.append(row | run.row(shape, name, errors.get(name), note))
+        if name in errors:
+            rows[-1]["weight_error"] = lost
+    frame = to_frame(rows)
+    frame.attrs["runs"] = {"cpu": run.facts()}
+    return frame
+
+
+def _candidate(
+    name: str, stem: str, weight: LowBit, x: np.ndarray, expected: Reference, lost: float | None
+) -> Candidate:
+    """The weight packed for one kernel, in as many copies as exceed the cache."""
+    of = cpu.source(stem)
+    product = cpu.Product(of, one := cpu.Packed(weight, of.packing), x.shape[0])
+    copies = max(1, min(cpu.MOST_COPIES, -(-3 * cpu.cache_bytes() // one.nbytes)))
+    packed = [one] + [one.copy() for _ in range(copies - 1)]
+    return cpu.product_candidate(name, of.tolerance, product, packed, x, expected=expected, weight_error=lost)
+
+
+def _inside(compressed: CompressedWeight, seen: np.ndarray) -> np.ndarray:
+    """What the codes are multiplied with: x divided by the input scale, in the order of the codes."""
+    import numpy as np
+
+    if compressed.input_scale is not None:
+        seen = seen / compressed.input_scale.float().numpy()
+    if compressed.order is not None:
+        seen = seen[:, compressed.order.numpy()]
+    return np.ascontiguousarray(seen, np.float32)
+
+
+def _lost(expected: Reference, x: Tensor, original: Tensor) -> float:
+    """||r - r0|| / ||r0||: r the product with the compressed weights, r0 with those before; float64."""
+    import numpy as np
+
+    before: Any = reference(x.float().numpy(), original.float().numpy().T, xp=np).values
+    return float(np.linalg.norm(expected.values - before) / np.linalg.norm(before))
+
+
+def _remarks(compressed: CompressedWeight) -> str:
+    """What is done outside the timed product."""
+    return join(
+        "inputs divided by the input scale before" if compressed.input_scale is not None else "",
+        "inputs put in the order of the codes before" if compressed.order is not None else "",
+        f"inputs quantized before ({compressed.inputs.label})" if compressed.inputs is not None else "",
+        "the shift of the output is not in it" if compressed.shift is not None else "",
+    )

@@ -1,0 +1,196 @@
+"""What the CUDA kernels are compared with, in the same run: cuBLAS, torch's own way to it, a copy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Refused
+from .ops import DTYPES
+from .time import Candidate, Reference
+
+if TYPE_CHECKING:
+    from .cuda import Sets
+
+MOST_COPIES = 24
+
+
+def baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
+    """(name, maker) of what a family is compared with, the first the baseline of its ratios: cuBLAS on the dense
+    operands with results of the same type; a copy where nothing is multiplied."""
+    types = sets.kernel.operands
+    if "X" in types and "W" not in types:
+        return [("copy", functools.partial(_copy, sets))]
+    left = next(iter(types))
+    name = f"cublas-{types[left]}"
+    if sets.kernel.op == "C[M,N] = A[M,K] B[K,N]" and types[left] == "fp32":
+        return [(name, functools.partial(_cublas_fp32, sets, name))]
+    return [(name, functools.partial(_cublas, sets, name)), *_torch_baselines(sets)]
+
+
+def _cublas_fp32(sets: Sets, name: str) -> Candidate:
+    """cuBLAS in fp32. TF32 is off unless CUPY_TF32 is set, and then the check against float64 refuses it."""
+    import cupy
+
+    c = cupy.empty(sets.problem.outputs["C"], dtype=cupy.float32)
+    return _made(
+        sets,
+        name,
+        lambda i: cupy.matmul(sets.array(i, "A"), sets.array(i, "B"), out=c),
+        c,
+        tolerance(5e-6, sets),
+    )
+
+
+def _dense(sets: Sets) -> tuple[list[Any], list[Any], str, str]:
+    """Left and right operand [M,K], [N,K] in each copy, unpacked and in the type of the left one; that type; the
+    result's. Rows are filled up with zeros to 16 elements, which libraries are fast for and int8 needs."""
+    import cupy
+    import numpy as np
+
+    types, dense = sets.kernel.operands, sets.problem.dense
+    names = [name for name in ("A", "X", "B", "W") if name in dense]
+    dtype, result = types[names[0]], types[sets.kernel.outputs[0]]
+    fill = -dense[names[0]].shape[1] % 16
+    wide = (np.pad(dense[name].astype(np.float32), ((0, 0), (0, fill))) for name in names)
+    hosts = [np.ascontiguousarray(DTYPES[dtype].encode(array)) for array in wide]
+    count = min(MOST_COPIES, max(1, sets.count))
+    left, right = ([cupy.asarray(host) for _ in range(count)] for host in hosts)
+    return left, right, dtype, result
+
+
+# cudaDataType_t and cublasComputeType_t; int8 multiplies into int32, everything else sums in fp32
+_CUDA_TYPES = {"fp32": 0, "fp16": 2, "int8": 3, "int32": 10, "bf16": 14}
+_COMPUTE_32F, _COMPUTE_32I = 68, 72
+
+
+def _cublas(sets: Sets, name: str) -> Candidate:
+    """cublasGemmEx on the dense operands. A weight that the packing rounds is dense here, and rounded to the type
+    of the inputs: its tolerance allows for that."""
+    import cupy
+
+    left, right, dtype, result = _dense(sets)
+    c = cupy.empty(sets.problem.outputs[sets.kernel.outputs[0]], dtype=DTYPES[result].storage)
+    packed = sets.kernel.packing != "none"
+    loose = {"fp16": 2e-3, "bf16": 1e-2}.get(dtype if packed else result, 1e-5)
+    if result == "int32":
+        loose = 0.0
+
+    def run(i: int) -> None:
+        try:
+            _gemm(left[i % len(left)], right[i % len(right)], c, dtype, result)
+        except RuntimeError as error:  # cublas.CUBLASError is one
+            raise Refused(f"{name} does not take this product: {error}") from None
+
+    return _made(sets, name, run, c, tolerance(loose, sets), result)
+
+
+def _gemm(a: Any, b: Any, c: Any, dtype: str, result: str) -> None:
+    """c[M,N] = a[M,K] b[N,K]^T. cuBLAS counts columns first, so it is asked for c^T = (b^T)^T a^T."""
+    import numpy as np
+    from cupy.cuda.device import get_cublas_handle
+    from cupy_backends.cuda.libs import cublas
+
+    (M, K), N = a.shape, b.shape[0]
+    whole = result == "int32"
+    one, zero = (np.array(x, np.int32 if whole else np.float32) for x in (1, 0))
+    kind, compute = _CUDA_TYPES[dtype], _COMPUTE_32I if whole else _COMPUTE_32F
+    transpose, plain = 1, 0
+    sizes = (transpose, plain, N, M, K)
+    left, right = (b.data.ptr, kind, K), (a.data.ptr, kind, K)
+    cublas.gemmEx(
+        get_cublas_handle(),
+        *sizes,
+        one.ctypes.data,
+        *left,
+        *right,
+        zero.ctypes.data,
+        *(c.data.ptr, _CUDA_TYPES[result], N),
+        compute,
+        -1,  # CUBLAS_GEMM_DEFAULT
+    )
+
+
+def _torch_baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
+    """torch's own way to the same product, where torch sees the GPU: it chooses cuBLASLt and its algorithm itself."""
+    dtype = next(iter(sets.kernel.operands.values()))
+    try:
+        import torch
+
+        if dtype not in ("bf16", "fp16", "int8") or not torch.cuda.is_available():
+            return []
+    except ImportError:
+        return []
+    name = f"torch-{dtype}"
+    return [(name, functools.partial(_torch, sets, name))]
+
+
+def _torch(sets: Sets, name: str) -> Candidate:
+    import torch
+
+    left, right, dtype, _ = _dense(sets)
+    views = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+    a, b = ([torch.from_dlpack(x).view(views[dtype]) for x in side] for side in (left, right))
+    made: list[Any] = [None]
+
+    def run(i: int) -> None:
+        x, w = a[i % len(a)], b[i % len(b)]
+        try:
+            made[0] = torch._int_mm(x, w.T) if dtype == "int8" else x @ w.T
+        except RuntimeError as error:  # _int_mm takes no fewer than 17 rows, and only multiples of 8
+            raise Refused(f"{name} does not take this shape: {str(error).splitlines()[0]}") from None
+
+    return Candidate(
+        name=name,
+        run=run,
+        poison=lambda: made.__setitem__(0, None),
+        output=lambda: made[0].double().cpu().numpy(),
+        tolerance=0.0 if dtype == "int8" else 2e-2,
+        expected=sets.expected,
+        note=f"result in {dtype}" if dtype != "int8" else "",
+    )
+
+
+def _copy(sets: Sets) -> Candidate:
+    """What an elementwise kernel cannot beat: its first operand read and its largest result written, once."""
+    import cupy
+    import numpy as np
+
+    source = "X"
+    dtype = DTYPES[sets.kernel.operands[source]]
+    to = cupy.empty(sets.problem.inputs[source].shape, dtype=dtype.storage)
+    whole = sets.problem.dense[source]
+    return Candidate(
+        name="copy",
+        run=lambda i: cupy.copyto(to, sets.array(i, source)),
+        poison=lambda: poison(to),
+        output=lambda: dtype.decode(cupy.asnumpy(to)),
+        tolerance=0.0,
+        nbytes=2 * to.nbytes,
+        expected=Reference(np.arange(len(whole)), whole),
+    )
+
+
+def tolerance(at_4096: float, sets: Sets) -> float:
+    """Relative error that sums of K products may have: as said up to K = 4096, then growing with sqrt(K) as the
+    rounding errors of random operands do."""
+    return at_4096 * max(1.0, sets.problem.shape[2] / 4096) ** 0.5
+
+
+def _made(sets: Sets, name: str, run: Callable, c: Any, allowed: float, result: str = "fp32") -> Candidate:
+    import cupy
+
+    return Candidate(
+        name=name,
+        run=run,
+        poison=lambda: poison(c),
+        output=lambda: DTYPES[result].decode(cupy.asnumpy(c)),
+        tolerance=allowed,
+        expected=sets.expected,
+    )
+
+
+def poison(array: Any) -> None:
+    """NaN in every float type, bit patterns of bf16 included; -1 as a whole number."""
+    array.view("uint8").fill(0xFF)
