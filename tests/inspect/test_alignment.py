@@ -132,14 +132,18 @@ def test_a_matrix_is_pooled_to_cells_that_keep_its_energy():
 
 
 def test_progress_is_told_and_a_cancel_keeps_the_matching(networks, images):
+    class Watched(Job):
+        def step(self, done, total, text=""):
+            seen.append((done, total, text))
+            if "naive: t" in text:
+                self.cancel()
+            super().step(done, total, text)
+
     pair, seen = TwoNetworks(networks[0], networks[2], data=images.first(50), points=3, orders=1), []
-
-    def stopped(job):
-        job.listen(lambda job: seen.append(job.text) or (job.cancel() if "naive" in job.text else None))
-        return pair.compute(job)
-
     with pytest.raises(Cancelled):
-        Job(stopped, "align").run()
+        Watched(pair.compute, "align").run()
+    assert any("matching, sweep" in text for _, _, text in seen)
+    assert {total for _, total, _ in seen} == {7}
     assert pair._aligned is not None
     assert not pair._lines
     assert pair.barriers["matched"] < pair.barriers["naive"], "asked again, it goes on"

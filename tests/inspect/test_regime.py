@@ -49,6 +49,20 @@ def test_the_marks_of_the_figure_are_the_means_with_their_deviations(regime):
         np.testing.assert_allclose(trace.error_y.array, regime.summary[f"{name}_sd"])
 
 
+def test_the_axis_shows_the_rank_that_was_chosen_and_says_which(regime):
+    from workbench.figures.regime import RANK_NAMES
+    from workbench.inspect.regime import BY
+
+    assert tuple(RANK_NAMES) == BY
+    other = RichLazy("two-choice", by="entropy_rank")
+    other._found = regime.found
+    figure = other.figure()
+    assert figure.layout.xaxis.title.text == "entropy rank of the initial weight, log scale"
+    np.testing.assert_allclose(figure.data[1].x, regime.table.groupby("rank")["entropy_rank"].mean())
+    with pytest.raises(Refused, match="near: stable_rank"):
+        RichLazy(by="stablerank")
+
+
 def test_kernels_spectra_and_losses_have_pictures(regime):
     figure = regime.kernels(1)
     checked(figure)

@@ -59,7 +59,8 @@ def decoder(t: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     y = stream * t["norm"]
     q = (y @ t["q"].T).reshape(-1, 3, 2, 4)
     k, v = ((y @ t[name].T).reshape(-1, 3, 4) for name in "kv")
-    weights = np.exp(np.einsum("tgrd,sgd->grts", q, k) / 8)
+    weights = np.einsum("tgrd,sgd->grts", q, k) / 8
+    weights = np.exp(weights - weights.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     stream = stream + np.einsum("grts,sgd->tgrd", weights, v).reshape(len(x), -1) @ t["o"].T
     stream = stream + np.tanh(stream @ t["up"].T + t["running"]) @ t["down"].T
@@ -87,11 +88,13 @@ def test_the_score_matrix_is_the_golden_one():
 @given(st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
 def test_permuting_keeps_the_function_and_the_singular_values(seed):
-    t = drawn(DECODER, seed)
+    t = {
+        name: 0.3 * value for name, value in drawn(DECODER, seed).items()
+    }  # a softmax that decides nothing alone
     other = DECODER.apply(t, DECODER.random(seed))
     x = np.random.default_rng(seed).standard_normal((5, 10))
     before, after = decoder(t, x), decoder(other, x)
-    assert np.abs(after - before).max() <= 1e-14 * 30 * np.abs(before).max()
+    assert np.linalg.norm(after - before) <= 1e-14 * np.linalg.norm(before)
     for name in ("q", "v", "o", "up"):
         one, two = (np.linalg.svd(each[name], compute_uv=False) for each in (t, other))
         np.testing.assert_allclose(one, two, rtol=1e-12)

@@ -79,6 +79,30 @@ MODELS = (
         "0.54 M parameter vision transformer on Fashion-MNIST, fused q, k, v",
         "fashion-mnist/test.safetensors",
     ),
+    Embedded(
+        "tiny-mlp",
+        "classification",
+        "0.93 M parameter stack of linear layers (784-512-512-512-10) on Fashion-MNIST",
+        "fashion-mnist/test.safetensors",
+    ),
+    Embedded(
+        "tiny-mlp-b",
+        "classification",
+        "tiny-mlp trained from another seed",
+        "fashion-mnist/test.safetensors",
+    ),
+    Embedded(
+        "tiny-mlp-c",
+        "classification",
+        "tiny-mlp trained from a third seed",
+        "fashion-mnist/test.safetensors",
+    ),
+    Embedded(
+        "tiny-resnet-b",
+        "classification",
+        "tiny-resnet trained from another seed",
+        "fashion-mnist/test.safetensors",
+    ),
     SMOLLM2,
 )
 

@@ -1,10 +1,12 @@
-"""The two embedded image networks as plain modules: a residual network and a vision transformer.
+"""The embedded image networks as plain modules: a residual network, a vision transformer, a stack of linear layers.
 
-Input of both: images [batch, 1, 28, 28], normalised; output: logits [batch, 10]. Layer names follow torchvision
+Input of all: images [batch, 1, 28, 28], normalised; output: logits [batch, 10]. Layer names follow torchvision
 and timm, so that the role rules written for those apply.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -121,4 +123,20 @@ class TinyViT(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
-NETWORKS = {"tiny-resnet": TinyResNet, "tiny-vit": TinyViT}
+class TinyMLP(nn.Module):
+    """Three hidden layers of ReLU units on the pixels as one long vector: hidden units with no order at all."""
+
+    def __init__(self, pixels: int = 784, width: int = 512, hidden: int = 3, classes: int = 10):
+        super().__init__()
+        sizes = [pixels, *[width] * hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.head(x)
+
+
+NETWORKS = {"tiny-resnet": TinyResNet, "tiny-vit": TinyViT, "tiny-mlp": TinyMLP}

@@ -141,8 +141,8 @@ class _Family:
     ) -> Iterator[tuple[tuple[Part, ...], np.ndarray, np.ndarray]]:
         """(the parts after the first, A, B), the root's units first, then the groups inside it, then all the rest in
         one; B with every group outside the family permuted already."""
-        symmetry = self.symmetry
-        still = {**now, **{n: symmetry.identity()[n] for n in (self.root, *self.inside)}}
+        symmetry, identity = self.symmetry, self.symmetry.identity()
+        still = {**now, **{n: identity[n] for n in (self.root, *self.inside)}}
         for name, position in self.places:
             axes = list(symmetry.axes[name])
             value = b[name]
@@ -178,7 +178,8 @@ def _inside(
     def total() -> float:
         return float(sum(np.vdot(one, permuted(parts, two)) for parts, one, two in pieces))
 
-    found, best = dict(start), -np.inf
+    found = dict(start)
+    best = total()
     for _round in range(INNER):
         for name in found:
             score = np.zeros((len(found[name]),) * 2)
@@ -189,10 +190,10 @@ def _inside(
                     score += left.reshape(len(left), -1) @ right.reshape(len(right), -1).T
             found[name] = _assigned(score)
         now = total()
-        if now <= best + GAIN * abs(best) if np.isfinite(best) else False:
+        if now <= best + GAIN * abs(best):
             break
         best = now
-    return best, found
+    return total(), found
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,11 +231,15 @@ def merge(
     for turn in range(rounds):
         before = spread[-1]
         for place, index in enumerate(rng.permutation(len(networks))):
-            step(
-                turn * len(networks) + place, rounds * len(networks), f"round {turn + 1}: network {index + 1}"
-            )
+            done = turn * len(networks) + place
+
+            def tell(
+                *_: object, done: int = done, text: str = f"round {turn + 1}: network {index + 1}"
+            ) -> None:
+                step(done, rounds * len(networks), text)
+
             others = _mean([each for other, each in enumerate(placed) if other != index])
-            ascent = _ascend(others, networks[index], symmetry, rng, found[index], lambda *_: None)
+            ascent = _ascend(others, networks[index], symmetry, rng, found[index], tell)
             found[index] = ascent.permutations
             placed[index] = symmetry.apply(networks[index], found[index])
             spread.append(min(_spread(placed, symmetry), spread[-1]))
@@ -255,8 +260,7 @@ def _spread(networks: Sequence[Tensors], symmetry: Symmetry) -> float:
 
 def _assigned(score: np.ndarray) -> np.ndarray:
     """[n]: for each row the column that is its, so that the sum of the scores [n, n] is largest."""
-    from scipy.optimize import (
-        linear_sum_assignment,
-    )  # here: a tenth of a second that other users of the room spare
+    # Here and not above: scipy.optimize takes a tenth of a second, which other users of the room spare.
+    from scipy.optimize import linear_sum_assignment
 
     return linear_sum_assignment(score, maximize=True)[1]
