@@ -36,6 +36,8 @@ class RawModule:
             assert cubin.read(4) == b"\x7fELF"
 
     def get_function(self, name: str):
+        if name == "nothing":
+            return lambda grid, block, arguments, *, shared_mem: None
         kernel = kernels()[name]
 
         def launch(grid, block, arguments, *, shared_mem: int) -> None:
@@ -46,7 +48,7 @@ class RawModule:
             self.launches[-1] += (tuple(getattr(operand, "shape", ()) for operand in operands),)
             given = dict(zip(kernel.operands, operands, strict=True))
             shapes = ops.OPS[kernel.op].shapes(int(M), int(N), int(K))
-            if not kernel.maps:
+            if not kernel.maps and kernel.packing == "none":
                 dense = {
                     operand: ops.DTYPES[dtype].decode(
                         np.ascontiguousarray(given[operand][:, : shapes[operand][1]])
@@ -153,6 +155,20 @@ def test_kernels_of_other_types_have_their_own_baseline(monkeypatch):
 
 
 @pytest.mark.usefixtures("cupy", "compiler")
+def test_a_family_without_a_baseline_costs_the_others_nothing(monkeypatch):
+    def refuse(a, b, c, dtype, result) -> None:
+        raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+
+    monkeypatch.setattr(vendor, "_gemm", refuse)
+    frame = measure("8x8x8", "*_naive*", rounds=1).set_index("kernel")
+    assert frame["where"]["fp32_naive"] == "measured"
+    assert frame["where"]["rational_naive"] == "measured"
+    assert frame.gflops["rational_naive"] * frame.seconds["rational_naive"] * 1e9 == pytest.approx(21 * 8 * 8)
+    assert frame["where"]["w4_naive"] == "skipped"
+    assert "cublas-fp16 does not take this product: CUBLAS_STATUS_NOT_SUPPORTED" in frame.note["w4_naive"]
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
 def test_a_padded_copy_is_made_only_where_it_differs(monkeypatch):
     sets = cuda.operand_sets(kernels()["bf16_mma"], (8, 16, 64), cuda.find_device()[0])
     assert sets.array(0, "A", 16) is sets.array(0, "A", 0)
@@ -234,6 +250,38 @@ def test_the_process_of_a_rehearsal_starts_and_says_why_it_cannot():
     else:
         assert cuda.rehearse(edited(), (8, 8, 8)).startswith("crashes on this GPU: ")
         assert cuda.find_device()[1] in cuda.rehearse(edited(), (8, 8, 8))
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_what_the_device_does_not_start_is_a_row(monkeypatch):
+    class Small(Function):
+        @property
+        def max_dynamic_shared_size_bytes(self) -> int:
+            return 48 << 10
+
+        @max_dynamic_shared_size_bytes.setter
+        def max_dynamic_shared_size_bytes(self, size: int) -> None:
+            raise RuntimeError("invalid argument")
+
+        def __call__(self, *arguments, **named) -> None:
+            raise RuntimeError("too many resources requested")
+
+    monkeypatch.setattr(sys.modules[__name__], "Function", Small)
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    large, small = measure("33x65x70", "bf16_mma_s*", rounds=1), measure("8x8x8", "fp32_naive", rounds=1)
+    assert (
+        "98304 bytes of shared memory per block, more than Stand-in has (invalid argument)" in large.note[0]
+    )
+    assert "does not start (1, 1, 1) blocks of (32, 8, 1): too many resources requested" in small.note[0]
+    assert set(large["where"]) | set(small["where"]) == {"skipped"}
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_an_empty_launch_is_timed():
+    device, _ = cuda.find_device()
+    assert 0 < cuda.empty_seconds(device) < 1
+    runs = measure("8x8x8", "fp32_naive", rounds=1).attrs["runs"]
+    assert 0 < runs["gpu cublas-fp32"]["conditions"]["empty_s"] < 1
 
 
 @pytest.mark.usefixtures("cupy", "compiler")

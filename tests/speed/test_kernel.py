@@ -103,6 +103,7 @@ def test_an_architecture_with_a_letter_is_the_only_one(own, runs, not_on):
         ("// shapes: any", "// shapes: any\n// packing: tight", 9, "'tight' is not a known packing"),
         ("sm_80", "hopper", 17, "sm_80"),
         ("twice(const", "thrice(const", 1, "twice"),
+        ('extern "C" __global__', "__global__", 1, 'extern "C"'),
         ("C[M,N] = A[M,K] B[K,N]", "C = A + B", 6, "op"),
     ],
 )

@@ -104,6 +104,13 @@ def test_the_headers_of_the_extra_compile(header):
 
 
 @pytest.mark.usefixtures("compiler")
+def test_without_cudas_headers_the_message_says_how_to_get_them(monkeypatch):
+    monkeypatch.setattr(nvrtc, "_include_options", lambda: [f"-I{nvrtc.HEADERS}"])
+    with pytest.raises(CompileError, match=r'cuda_bf16\.h.*pip install "workbench\[nvrtc\]"'):
+        compile_kernel(kernels()["bf16_mma"].source, "sm_80", ["-DASKED_WITHOUT_HEADERS"])
+
+
+@pytest.mark.usefixtures("compiler")
 def test_what_compiled_once_is_found_again(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     source = 'extern "C" __global__ void f(int* x) { x[0] = 4711; }'

@@ -8,6 +8,7 @@ they and the float64 result are those of the emulator, and lie on the device in 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -127,13 +128,15 @@ class Sets:
         return self._arrays[key]
 
 
-def operand_sets(kernel: Kernel, shape: Shape, device: Device, *, seed: int = 0) -> Sets:
-    """Operands for a kernel and its family, in as many copies as exceed three times the device's cache. Refused where
-    they do not fit the device."""
+def operand_sets(
+    kernel: Kernel, shape: Shape, device: Device, *, seed: int = 0, given: Problem | None = None
+) -> Sets:
+    """Operands for a kernel and its family, random or `given` (a compressed layer, `ops.layer`), in as many copies as
+    exceed three times the device's cache. Refused where they do not fit the device."""
     import cupy
     import numpy as np
 
-    made = problem(kernel.op, kernel.operands, shape, packing=kernel.packing, seed=seed)
+    made = given or problem(kernel.op, kernel.operands, shape, packing=kernel.packing, seed=seed)
     size = sum(array.nbytes for array in made.inputs.values())
     sets = Sets(kernel, made, _expected(kernel, made), min(MOST_COPIES, -(-3 * device.cache_bytes // size)))
     try:
@@ -190,7 +193,12 @@ def candidate(kernel: Kernel, sets: Sets, device: Device) -> tuple[Candidate, Co
     function, compiled = _load(kernel, arch)
     static = compiled.functions[kernel.name].shared_bytes if compiled else 0
     if shared + static > STATIC_SHARED:
-        function.max_dynamic_shared_size_bytes = shared
+        try:
+            function.max_dynamic_shared_size_bytes = shared
+        except cupy.cuda.driver.CUDADriverError as error:
+            raise Refused(
+                f"{kernel.name} needs {shared} bytes of shared memory per block, more than {device.name} has ({error})"
+            ) from None
     results = {
         name: cupy.empty(sets.problem.outputs[name], dtype=DTYPES[kernel.operands[name]].storage)
         for name in kernel.outputs
@@ -201,7 +209,12 @@ def candidate(kernel: Kernel, sets: Sets, device: Device) -> tuple[Candidate, Co
     def run(i: int) -> None:
         for name in kernel.zeroed:
             results[name].fill(0)
-        function(grid, block, arguments[i % sets.count], shared_mem=shared)
+        try:
+            function(grid, block, arguments[i % sets.count], shared_mem=shared)
+        except cupy.cuda.driver.CUDADriverError as error:
+            raise Refused(
+                f"{kernel.name}: {device.name} does not start {grid} blocks of {block}: {error}"
+            ) from None
 
     def poison_all() -> None:
         for result in results.values():
@@ -261,15 +274,22 @@ def _architecture(kernel: Kernel, device: Device) -> str:
     raise Refused(f"{kernel.name} needs {kernel.architecture}{older}; {device.name} is {device.arch}{hint}")
 
 
+def _function(name: str, source: str, arch: str, called: str = "kernel.cu") -> tuple[Any, Compiled]:
+    """A function on the device. Our own compilation, because CuPy puts its own -arch after ours and so cannot make
+    sm_90a code."""
+    import cupy
+
+    compiled = compile_kernel(source, arch, name=called)
+    cubin = Path(_folder().name, f"{name}-{hashlib.sha256(compiled.cubin).hexdigest()[:12]}.cubin")
+    cubin.write_bytes(compiled.cubin)
+    return cupy.RawModule(path=str(cubin)).get_function(name), compiled
+
+
 def _load(kernel: Kernel, arch: str) -> tuple[Any, Compiled | None]:
     import cupy
 
     try:
-        # Our own compilation, because CuPy puts its own -arch after ours and so cannot make sm_90a code.
-        compiled = compile_kernel(kernel.source, arch, name=Path(kernel.where).name)
-        cubin = Path(_folder().name, f"{kernel.name}-{kernel.hash}-{arch}.cubin")
-        cubin.write_bytes(compiled.cubin)
-        return cupy.RawModule(path=str(cubin)).get_function(kernel.name), compiled
+        return _function(kernel.name, kernel.source, arch, Path(kernel.where).name)
     except (NoCompiler, cupy.cuda.driver.CUDADriverError):
         # No NVRTC of ours, or one newer than the driver: CuPy then uses the NVRTC that it was built for.
         try:
@@ -295,13 +315,13 @@ def _arguments(kernel: Kernel, sets: Sets, i: int, results: dict[str, Any]) -> t
     return tuple(given)
 
 
-def empty_seconds(device: Device, *, rounds: int = 50) -> float:
-    """Seconds of a kernel that does nothing, the median: what a launch costs before any work."""
-    import cupy
-
-    source = 'extern "C" __global__ void nothing() {}'
-    function = cupy.RawModule(code=source, backend="nvrtc").get_function("nothing")
-    times = sorted(event_clock(lambda: function((1,), (32,), ())) for _ in range(rounds))
+def empty_seconds(device: Device, *, rounds: int = 50) -> float | None:
+    """Seconds of a kernel that does nothing, the median: what a launch costs before any work. None without NVRTC."""
+    try:
+        function = _function("nothing", 'extern "C" __global__ void nothing() {}', device.arch)[0]
+    except NoCompiler:
+        return None
+    times = sorted(event_clock(lambda: function((1,), (32,), (), shared_mem=0)) for _ in range(rounds))
     return times[len(times) // 2]
 
 

@@ -43,9 +43,9 @@ def measure(
 ) -> pd.DataFrame:
     """Check, compile and time the kernels of one product; a row for each, columns as in COLUMNS.
 
-    shape: (M, N, K) or "MxNxK" of C[M,N] = A[M,K] B[K,N]. kernel: a glob over names, or one Kernel (an edited
-    source: `Kernel.parse(text)`). rounds: interleaved rounds; fewer, but not under three, where they would
-    take more than about budget_s seconds, and a CPU kernel whose four products alone would is skipped.
+    shape: (M, N, K) or "MxNxK" of C[M,N] = A[M,K] B[K,N]. kernel: globs over names, with commas between, or one
+    Kernel (an edited source: `Kernel.parse(text)`). rounds: interleaved rounds; fewer, but not under three, where
+    they would take more than about budget_s seconds, and a CPU kernel whose four products alone would is skipped.
     progress(done, total, what) is called between samples; what it raises stops the measurement. A kernel that
     does not compile or gives a wrong result is a row that says so. Refused: a bad shape, a glob that matches
     nothing, too little memory.
@@ -63,9 +63,15 @@ def measure(
     if on_gpu:
         device, why = cuda.find_device()
         if device:
-            for family in cuda.families(on_gpu):
-                made, run = _on_gpu(shape, family, device, rounds, budget_s, progress)
-                rows, runs[f"gpu {run.baseline}"] = rows + made, run.facts()
+            families = cuda.families(on_gpu)
+            for family in families:
+                try:
+                    made, run = _on_gpu(shape, family, device, rounds, budget_s, progress)
+                    rows, runs[f"gpu {run.baseline}"] = rows + made, run.facts()
+                except Refused as error:  # of others nothing is lost
+                    if len(families) == 1:
+                        raise
+                    rows += [new_row(shape, k.name, device.name, k.bits, k.hash, str(error)) for k in family]
         else:
             rows += [_compile_only(shape, one, why) for one in on_gpu]
     frame = to_frame(rows)
@@ -74,12 +80,17 @@ def measure(
 
 
 def _select(kernel: str | Kernel) -> tuple[list[cpu.Rung], list[Kernel]]:
-    """The CPU and CUDA kernels whose names match the glob."""
+    """The CPU and CUDA kernels whose names match one of the globs."""
     if isinstance(kernel, Kernel):
         return [], [kernel]
     of_cpu, of_gpu = cpu.rungs(), kernels()
-    on_cpu = [rung for name, rung in of_cpu.items() if fnmatch.fnmatchcase(name, kernel)]
-    on_gpu = [one for name, one in of_gpu.items() if fnmatch.fnmatchcase(name, kernel)]
+    patterns = [part.strip() for part in kernel.split(",")]
+
+    def wanted(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    on_cpu = [rung for name, rung in of_cpu.items() if wanted(name)]
+    on_gpu = [one for name, one in of_gpu.items() if wanted(name)]
     if not on_cpu and not on_gpu:
         raise Refused(f"no speed kernel matches {kernel!r}{near(kernel, [*of_cpu, *of_gpu])}")
     return on_cpu, on_gpu
@@ -170,14 +181,22 @@ def _on_gpu(
         progress=progress,
         each_round=lambda: clocks.append(gpu_clocks()),
     )
-    run = Run({one.name: one for one in candidates}, timings, baseline, {"clocks": clocks})
+    conditions = {"empty_s": cuda.empty_seconds(device), "clocks": clocks}
+    run = Run({one.name: one for one in candidates}, timings, baseline, conditions)
     rows = [
         new_row(shape, kernel.name, device.name, kernel.bits, kernel.hash, notes[kernel.name])
         | _resources(compiled.get(kernel.name), shape, kernel)
         | run.row(shape, kernel.name, errors.get(kernel.name), notes[kernel.name])
+        | _rate(sets, run, kernel.name)
         for kernel in wanted
     ]
     return rows, run
+
+
+def _rate(sets: cuda.Sets, run: Run, name: str) -> Row:
+    """Operations per second of what is no product, too."""
+    timing = run.timings.get(name)
+    return {"gflops": sets.problem.flops / timing.seconds / 1e9} if timing else {}
 
 
 def _compile_only(shape: Shape, kernel: Kernel, why: str) -> Row:

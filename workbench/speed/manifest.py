@@ -102,8 +102,11 @@ def _header(text: str, where: str) -> dict[str, tuple[int, str]]:
 
 
 def _name(value: str, text: str, read: Mapping) -> dict:
-    if not re.search(rf"__global__[^;{{]*\b{re.escape(value)}\s*\(", text):
+    function = rf"__global__[^;{{]*\b{re.escape(value)}\s*\("
+    if not re.search(function, text):
         raise ValueError(f"the source has no __global__ function {value}(...)")
+    if not re.search(rf'extern\s+"C"\s+{function}', text):
+        raise ValueError(f'{value}(...) is not extern "C", so the compiler would give it another name')
     return {"name": value}
 
 

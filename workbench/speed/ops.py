@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from .pack import LowBit
 from .pack import cuda as pack
 
 Array = np.ndarray
@@ -86,7 +88,7 @@ def _sparse(random: np.random.Generator, rows: int, columns: int) -> tuple[dict[
     return {"A": kept, "E": places}, bf16_decode(a)
 
 
-PACKINGS["2:4"] = Packing(make=_sparse)
+PACKINGS["2:4"] = Packing(9, _sparse)  # half of 16 bits, and half of two for the place
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,17 @@ def problem(
     return Problem(shape, inputs, outputs, dense, spec)
 
 
+def layer(operands: Mapping[str, str], packing: str, weight: LowBit, x: Array) -> Problem:
+    """Y = X W^T of a weight such as `pack.low_bit` makes of a compressed layer, and inputs x [M, K]. Refused where the
+    packing cannot hold the weight; `pack.cuda.fitted` and `pack.cuda.regrouped` make group sizes meet."""
+    spec = OPS["Y[M,N] = X[M,K] W[N,K]^T"]
+    arrays = {"X": DTYPES[operands["X"]].encode(x), **pack.pack(weight, packing)}
+    dense = {"X": DTYPES[operands["X"]].decode(arrays["X"]), "W": pack.dense(weight)}
+    shape = len(x), *weight.shape
+    inputs = {name: arrays[name] for name in operands if name in arrays}
+    return Problem(shape, inputs, {"Y": spec.shapes(*shape)["Y"]}, dense, spec)
+
+
 def _draw(random: np.random.Generator, shape: tuple[int, ...], dtype: Dtype) -> Array:
     if np.issubdtype(dtype.storage, np.integer) and dtype is not DTYPES["bf16"]:
         most = min(2 ** (dtype.bits - 1) - 1, 2**20)
@@ -179,36 +192,44 @@ def _product(left: str, right: str, result: str, *, transposed: bool) -> Callabl
     return reference
 
 
-def _rational_parts(dense: Mapping[str, Array]) -> tuple[Array, Array, Array, Array, Array]:
-    """x [M, N], the group of each column [N], numerator, Q and the denominator 1 + |Q| [M, N]: F = P / (1 + |Q|)
-    with P of degree 5 and Q = b1 x + ... + b4 x^4 (Yang and Wang 2024, equation 11)."""
+def _rational_parts(
+    dense: Mapping[str, Array], terms: bool
+) -> tuple[Array, Array, Array, Array, list[Array]]:
+    """The group of each column [N], P [M, N], the denominator D [M, N], its slope dD/dx and its dD/dq_i.
+
+    D = 1 + |q_0 x + ... + q_3 x^4| as Yang and Wang 2024 write it (equation 11), or with `terms`
+    D = 1 + |q_0 x| + ... + |q_3 x^4| as their published kernels, and so their trained models, have it."""
     x, p, q = dense["X"], dense["P"], dense["Q"]
     group = np.arange(x.shape[1]) * len(p) // x.shape[1]
     numerator = np.sum([p[group, i] * x**i for i in range(RATIONAL_P)], axis=0)
-    inner = np.sum([q[group, i] * x ** (i + 1) for i in range(RATIONAL_Q)], axis=0)
-    return x, group, numerator, inner, 1 + np.abs(inner)
+    x_of, q_of = (np.abs(x), np.abs(q)) if terms else (x, q)
+    inner = np.sum([q_of[group, i] * x_of ** (i + 1) for i in range(RATIONAL_Q)], axis=0)
+    slope = np.sum([(i + 1) * q_of[group, i] * x_of**i for i in range(RATIONAL_Q)], axis=0)
+    signs = [np.sign(q[group, i]) if terms else np.sign(inner) for i in range(RATIONAL_Q)]
+    by_q = [signs[i] * x_of ** (i + 1) for i in range(RATIONAL_Q)]
+    return group, numerator, 1 + np.abs(inner), slope * np.sign(x if terms else inner), by_q
 
 
-def _rational(dense: Mapping[str, Array], rows: Array | None) -> dict[str, Array]:
-    _, _, numerator, _, denominator = _rational_parts(dense)
+def _rational(dense: Mapping[str, Array], rows: Array | None, *, terms: bool = False) -> dict[str, Array]:
+    _, numerator, denominator, _, _ = _rational_parts(dense, terms)
     y = numerator / denominator
     return {"Y": y if rows is None else y[rows]}
 
 
-def _rational_backward(dense: Mapping[str, Array], rows: Array | None) -> dict[str, Array]:
+def _rational_backward(
+    dense: Mapping[str, Array], rows: Array | None, *, terms: bool = False
+) -> dict[str, Array]:
     """Gradients with respect to x (all, or some rows) and, summed over all rows, to the coefficients."""
-    x, group, numerator, inner, denominator = _rational_parts(dense)
-    p, q, g = dense["P"], dense["Q"], dense["G"]
-    sign = np.sign(inner)
+    group, numerator, denominator, slope, by_q = _rational_parts(dense, terms)
+    x, p, g = dense["X"], dense["P"], dense["G"]
     rise = np.sum([i * p[group, i] * x ** (i - 1) for i in range(1, RATIONAL_P)], axis=0)
-    fall = np.sum([(i + 1) * q[group, i] * x**i for i in range(RATIONAL_Q)], axis=0) * sign
-    dx = g * (rise / denominator - numerator * fall / denominator**2)
+    dx = g * (rise / denominator - numerator * slope / denominator**2)
 
     def sums(values: Array) -> Array:  # [M, N] -> [groups]
         return np.bincount(group, weights=values.sum(0), minlength=len(p))
 
     dp = [sums(g * x**i / denominator) for i in range(RATIONAL_P)]
-    dq = [sums(-g * numerator * sign * x ** (i + 1) / denominator**2) for i in range(RATIONAL_Q)]
+    dq = [sums(-g * numerator * by_q[i] / denominator**2) for i in range(RATIONAL_Q)]
     return {"DX": dx if rows is None else dx[rows], "DP": np.stack(dp, 1), "DQ": np.stack(dq, 1)}
 
 
@@ -258,6 +279,22 @@ _ALL = (
         outputs=("DX", "DP", "DQ"),
         shapes=_rational_shapes,
         reference=_rational_backward,
+        flops=lambda M, N, K: 64 * M * N,
+    ),
+    Op(  # the same with the absolute value of every term of Q
+        "Y[M,N] = P(X[M,N]) / (1 + sum |q X[M,N]^i|)",
+        operands=("X", "P", "Q", "Y"),
+        outputs=("Y",),
+        shapes=_rational_shapes,
+        reference=partial(_rational, terms=True),
+        flops=lambda M, N, K: 21 * M * N,
+    ),
+    Op(
+        "DX[M,N], DP[K,6], DQ[K,4] = gradient of P(X) / (1 + sum |q X^i|)",
+        operands=("G", "X", "P", "Q", "DX", "DP", "DQ"),
+        outputs=("DX", "DP", "DQ"),
+        shapes=_rational_shapes,
+        reference=partial(_rational_backward, terms=True),
         flops=lambda M, N, K: 64 * M * N,
     ),
 )

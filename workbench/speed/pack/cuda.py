@@ -12,7 +12,9 @@ Which 32 columns are a chunk says the layout:
 
 rows       neighbours; `plain` instead of pairs: code i at bit i * bits of its word
 lanes      blocks of 256 columns for eight lanes; lane t has the octets 64j + 8t .. + 7, so that the lanes of a warp
-           read activations side by side. The words of a lane are neighbours, for 3 bits those of eight lanes
+           read activations side by side. The words of a lane are neighbours, for 3 bits those of eight lanes. The
+           zero point is two halves: -1024 - z with z the nearest whole number, which is added to mantissas, and
+           z - zero, the rest
 fragments  tiles of 16 rows and 64 columns; word s of lane 4g + t is its fragment of A in mma.m16n8k16, columns 16s on
 """
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 GROUPS = (32, 64, 128)  # inputs that share a scale in these kernels
 CHUNK = 32  # codes
 BLOCK = 256  # columns of eight lanes
+MOST_SHIFT = (
+    512  # a whole zero point beyond which -1024 less it, or a code less it, might not be exact in fp16
+)
 TILE = 16, 64  # rows, columns of a warp's four fragments
 # QLoRA's NormalFloat: quantiles of a normal distribution (Dettmers et al. 2023, appendix E), in the order of its codes.
 NF4 = (
@@ -140,10 +145,13 @@ class Layout:
     pack: Callable[[np.ndarray], np.ndarray]
     unpack: Callable[[np.ndarray, int, int], np.ndarray]  # words, N, K
     table: bool = False
+    split: bool = False  # the zero point in two parts
 
 
 def _lanes(bits: int, *, table: bool = False) -> Layout:
-    return Layout(bits, lambda c: pack_lanes(c, bits), lambda w, N, K: unpack_lanes(w, bits, N, K), table)
+    return Layout(
+        bits, lambda c: pack_lanes(c, bits), lambda w, N, K: unpack_lanes(w, bits, N, K), table, not table
+    )
 
 
 def _rows(bits: int, *, plain: bool) -> Layout:
@@ -191,18 +199,20 @@ def fitted(weight: LowBit) -> LowBit:
 
 def dense(weight: LowBit) -> np.ndarray:
     """What the codes stand for, float64 [N, K]."""
-    K = weight.shape[1]
-    values = weight.codes if weight.values is None else weight.values[weight.codes]
-    zero = (
-        0.0 if weight.zero is None else np.repeat(weight.zero.astype(float), weight.group_size, axis=1)[:, :K]
-    )
-    return (values.astype(float) - zero) * np.repeat(weight.scale.astype(float), weight.group_size, axis=1)[
-        :, :K
-    ]
+    N, K = weight.shape
+    groups = weight.scale.shape[1]
+    whole = np.zeros((N, groups * weight.group_size))  # the last group may be shorter
+    whole[:, :K] = weight.codes if weight.values is None else weight.values[weight.codes]
+    parts = whole.reshape(N, groups, -1)
+    if weight.zero is not None:
+        parts -= weight.zero[..., None]
+    parts *= weight.scale[..., None]
+    return whole[:, :K]
 
 
 def pack(weight: LowBit, packing: str) -> dict[str, np.ndarray]:
-    """The operands of a packing such as "w4-lanes-128": W uint32, S and Z fp16 [N * groups], T float32 [16]. Codes
+    """The operands of a packing such as "w4-lanes-128": W uint32, S and Z fp16 [N * groups], T float32 [16].
+    Codes
     of fewer bits than it has are stored in its bits.
 
     Refused where the weight is none of this kind: more bits, another group (see `fitted`), a table or none.
@@ -230,6 +240,9 @@ def pack(weight: LowBit, packing: str) -> dict[str, np.ndarray]:
         table[: len(weight.values)] = weight.values
         return made | {"T": table}
     zero = np.zeros_like(weight.scale) if weight.zero is None else weight.zero
+    if layout.split:
+        whole = np.clip(np.rint(zero), -MOST_SHIFT, MOST_SHIFT)
+        zero = np.stack([-1024 - whole, whole - zero], axis=-1)
     return made | {"Z": zero.astype(np.float16).ravel()}
 
 

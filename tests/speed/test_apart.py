@@ -1,0 +1,60 @@
+"""A measurement in a process of its own: the same table, and a death, a hang or a cancel that costs nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from workbench.errors import Refused
+from workbench.jobs import Cancelled
+from workbench.speed import COLUMNS, Kernel, apart, kernels
+from workbench.speed.apart import measure_apart
+
+
+def test_the_table_is_that_of_measure():
+    told = []
+    names = "cpu-numba-reordered, cpu-torch-fp32"
+    frame = measure_apart((4, 32, 32), names, 1, progress=lambda *done: told.append(done))
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["where"].tolist() == ["measured"] * 2
+    assert "cpu" in frame.attrs["runs"]
+    assert told
+    assert all(done < total for done, total, _ in told)
+
+
+def test_an_edited_source_arrives_whole_and_a_refusal_comes_back():
+    kernel = kernels()["fp32_tiled"]
+    edited = Kernel.parse(kernel.source.replace("TILE = 32", "TILE = 16"), where="edited.cu")
+    frame = measure_apart((64, 64, 64), edited, 1)
+    assert frame["source_hash"].tolist() == [edited.hash]
+    with pytest.raises(Refused, match="no speed kernel matches"):
+        measure_apart((4, 4, 4), "nothing-*", 1)
+
+
+def test_a_process_that_dies_is_said_with_its_last_words(monkeypatch):
+    monkeypatch.setattr(apart, "START", "import sys; sys.exit('out of memory on the device')")
+    with pytest.raises(Refused, match="status 1: out of memory on the device"):
+        measure_apart((4, 4, 4), "cpu-numba-*", 1)
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch):
+    monkeypatch.setattr(apart, "START", "import time; time.sleep(60)")
+    began = time.monotonic()
+    with pytest.raises(Refused, match=r"took longer than 0\.5 s"):
+        measure_apart((4, 4, 4), "cpu-numba-*", 1, timeout_s=0.5)
+    assert time.monotonic() - began < 10
+
+
+def test_what_progress_raises_ends_the_process(monkeypatch):
+    monkeypatch.setattr(
+        apart, "START", """import time; print('{"progress": [0, 9, "x"]}', flush=True); time.sleep(60)"""
+    )
+
+    def cancel(*_done):
+        raise Cancelled("measure")
+
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        measure_apart((4, 4, 4), "cpu-numba-*", 1, progress=cancel)
+    assert time.monotonic() - began < 10

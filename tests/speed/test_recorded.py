@@ -1,0 +1,77 @@
+"""Records are read back as what they are: made elsewhere, with device and date; what is no record is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from workbench.errors import Refused
+from workbench.speed import measure, record
+from workbench.speed.recorded import folder, read, recorded_runs
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return measure((4, 32, 32), "cpu-numba-naive", rounds=1)
+
+
+@pytest.fixture
+def written(frame, tmp_path):
+    return record(frame, tmp_path / "one.json")
+
+
+def test_a_row_says_recorded_where_and_when(written):
+    one = read(written)
+    assert one.device
+    assert one.label == f"recorded on {one.device}, {one.date[:10]}"
+    frame = one.frame
+    assert set(frame["where"]) == {"recorded"}
+    assert frame["note"].str.startswith(one.label).all()
+    assert frame["seconds"].notna().all()
+    assert one.limits is None  # a CPU has no data sheet here, and this record measured none
+
+
+def test_a_gpu_is_its_device_and_its_data_sheet_fills_in(written):
+    document = json.loads(written.read_text())
+    document["machine"]["device"] = "NVIDIA H200"
+    document["date"] = "2020-01-01T00:00:00+00:00"
+    other = written.with_name("two.json")
+    other.write_text(json.dumps(document))
+    first, second = recorded_runs(written.parent)
+    assert second.device == "NVIDIA H200"  # the older is last
+    assert second.limits.where == "data sheet"
+    document["limits"] = {
+        "device": "x",
+        "date": "2020",
+        "roofs": [{"name": "copy", "value": 1.0, "per": "byte", "bits": 0}],
+    }
+    other.write_text(json.dumps(document))
+    assert read(other).limits.where == "recorded"
+    assert first.path == written
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "'kernels'"),
+        ('{"kernels": [], "machine": {}}', "'date'"),
+        ('{"kernels": [{"kernel": "x"}], "machine": {}, "date": "2020"}', "no kernel, shape or where"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, text, said):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(Refused, match=said):
+        read(path)
+    with pytest.raises(Refused, match="no record to read"):
+        read(tmp_path / "absent.json")
+
+
+def test_the_records_of_the_repository_can_be_read(monkeypatch, tmp_path):
+    for one in recorded_runs():
+        assert len(one.frame)
+    assert folder().name == "measurements"
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    assert recorded_runs() == []

@@ -1,0 +1,88 @@
+"""A CUDA source as a C++ library that runs it on the CPU, and the places in it that synchronise."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import Refused
+from .. import cxx
+from ..kernel import FOLDER, Kernel
+
+INCLUDE = Path(__file__).with_name("include")
+FLAGS = ("-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fno-stack-protector")
+SYNCHRONISATIONS = (
+    "__syncthreads",
+    "__syncwarp",
+    "bar_sync",
+    "bar_arrive",
+    "cp_async_commit",
+    "cp_async_wait",
+    "mbarrier_expect",
+    "mbarrier_arrive",
+    "mbarrier_wait",
+    "wgmma_fence",
+    "wgmma_commit",
+    "wgmma_wait",
+)
+_CALL = re.compile(rf"\b(?:{'|'.join(SYNCHRONISATIONS)})\b(?:<[^>]*>)?\(")
+_DYNAMIC = re.compile(
+    r"extern\s+__shared__\s+(?:(?:__align__|alignas)\([^)]*\)\s*)?([A-Za-z_][\w: ]*?)\s+(\w+)\[\]\s*;"
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A kernel without the synchronisation of one line (from 1); `text` is that line."""
+
+    line: int
+    text: str
+
+
+def mutants(kernel: Kernel) -> list[Mutant]:
+    """One for each line of the kernel that synchronises: barriers, waits, and what waits depend on."""
+    code = re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), kernel.source, flags=re.DOTALL)
+    lines = [line.partition("//")[0] for line in code.splitlines()]
+    return [Mutant(n, line.strip()) for n, line in enumerate(lines, start=1) if _CALL.search(line)]
+
+
+def build(kernel: Kernel) -> Path:
+    """The library, compiled now or found in the cache. CompileError with the line of the kernel's source;
+    NoCompiler with the way to one; Refused where the emulator does not work or cannot know what would happen."""
+    if sys.platform != "linux":
+        raise Refused(
+            f"the emulator of CUDA kernels runs on Linux, not on {sys.platform}; NVRTC's report does not need it"
+        )
+    if match := re.search(r"^.*\basm\b(?:\s+volatile)?\s*\(.*$", kernel.source, re.MULTILINE):
+        line = kernel.source[: match.start()].count("\n") + 1
+        raise Refused(
+            f"{kernel.where}:{line}: inline PTX cannot run on the CPU; machine.cuh wraps what kernels need of it"
+        )
+    name = f"{kernel.name}.cu"
+    text = "\n".join(
+        [
+            '#include "launch.h"',
+            f'#line 1 "{name}.cpp"',
+            _for_the_cpu(kernel.source),
+            '#line 1 "launch"',
+            f"WORKBENCH_KERNEL({kernel.name})",
+            "",
+        ]
+    )
+    return cxx.build(text, name=name, flags=[*FLAGS, *_bounds()], include=[INCLUDE, FOLDER])
+
+
+def _for_the_cpu(source: str) -> str:
+    """The few things that no macro can turn into C++; lines stay lines."""
+    source = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<mma\.h>", '#include "wmma.h"', source, flags=re.MULTILINE)
+    source = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<cuda\w*\.h>", "", source, flags=re.MULTILINE)
+    return _DYNAMIC.sub(r"\1* \2 = emu::dynamic<\1>();", source)
+
+
+def _bounds() -> list[str]:
+    """Arrays of known size, in shared memory or registers, trap where an index leaves them."""
+    compiler = cxx.find_compiler()
+    clang = compiler.zig or "clang" in compiler.identity
+    return ["-fsanitize=bounds", "-fsanitize-trap=bounds" if clang else "-fsanitize-undefined-trap-on-error"]
