@@ -32,7 +32,11 @@ def requirements(pyproject: str, *groups: str) -> dict[str, SpecifierSet]:
 def conda_differences(environment: str, pyproject: str) -> list[str]:
     """What environment.yml names and pyproject.toml does not, or the other way round, or with other bounds."""
     lines = yaml.safe_load(environment)["dependencies"]
-    parts = [re.fullmatch(r"([A-Za-z0-9_.-]+)(.*)", line).groups() for line in lines if isinstance(line, str)]
+    from_pip = [
+        line for each in lines if isinstance(each, dict) for line in each["pip"] if not line.startswith("-")
+    ]
+    lines = [*(line for line in lines if isinstance(line, str)), *from_pip]
+    parts = [re.fullmatch(r"([A-Za-z0-9_.-]+)(.*)", line).groups() for line in lines]
     conda = {
         canonicalize_name(name): SpecifierSet(bounds) for name, bounds in parts if name not in ONLY_CONDA
     }
