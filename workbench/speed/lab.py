@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, near
+from ..jobs import ahead
 from . import cpu, cuda
 from .clocks import gpu_clocks
 from .kernel import Kernel, kernels
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "COLUMNS", "measure", "parse_shape", "record", "to_records"]
 
 ARCHITECTURES = ("sm_80", "sm_90")  # what is compiled for where there is no GPU to ask: A100 and H100
+COMPILERS = 2  # processes of the compiler at a time
 PROBE = 256  # no side of the product that a CPU kernel is first tried and clocked on is longer
 
 
@@ -73,7 +75,11 @@ def measure(
                         raise
                     rows += [new_row(shape, k.name, device.name, k.bits, k.hash, str(error)) for k in family]
         else:
-            rows += [_compile_only(shape, one, why) for one in on_gpu]
+            compiling = ahead(lambda one: _compile_only(shape, one, why), on_gpu, COMPILERS)
+            for done, (one, row) in enumerate(compiling):
+                if progress:
+                    progress(done, len(on_gpu), f"compiling {one.name}")
+                rows.append(row)
     frame = to_frame(rows)
     frame.attrs["runs"] = runs  # every sample and what the machine was doing, for the record
     return frame
