@@ -305,6 +305,7 @@ def speed(
 ) -> Report:
     """Check, compile and time the kernels of one matrix product."""
     from . import speed
+    from .speed.roofline import limits_here
 
     if threads is not None:
         import torch
@@ -315,7 +316,7 @@ def speed(
         frame = speed.measure(shape, kernel, rounds, progress=tell)
     document = speed.document(frame)
     if record is not None:
-        speed.record(frame, record)
+        speed.record(frame, record, limits_here())
     columns = [
         "kernel",
         "device",

@@ -9,6 +9,7 @@ import pytest
 from workbench.errors import Refused
 from workbench.speed import measure, record
 from workbench.speed.recorded import folder, read, recorded_runs
+from workbench.speed.roofline import Limits, Roof
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_a_row_says_recorded_where_and_when(written):
     assert one.limits is None  # a CPU has no data sheet here, and this record measured none
 
 
-def test_a_gpu_is_its_device_and_its_data_sheet_fills_in(written):
+def test_a_gpu_is_its_device_and_its_data_sheet_fills_in(written, frame):
     document = json.loads(written.read_text())
     document["machine"]["device"] = "NVIDIA H200"
     document["date"] = "2020-01-01T00:00:00+00:00"
@@ -41,12 +42,10 @@ def test_a_gpu_is_its_device_and_its_data_sheet_fills_in(written):
     first, second = recorded_runs(written.parent)
     assert second.device == "NVIDIA H200"  # the older is last
     assert second.limits.where == "data sheet"
-    document["limits"] = {
-        "device": "x",
-        "date": "2020",
-        "roofs": [{"name": "copy", "value": 1.0, "per": "byte", "bits": 0}],
-    }
-    other.write_text(json.dumps(document))
+    roofs = (Roof("copy", 2.0, "byte"), Roof("product", 9.0, "flop", 32))
+    limits = Limits("NVIDIA H200", "measured", "2026-01-01", roofs, "a note")
+    record(frame, other, limits)  # measured beside the kernels
+    assert read(other).limits.roofs == roofs
     assert read(other).limits.where == "recorded"
     assert first.path == written
 

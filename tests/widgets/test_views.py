@@ -1,4 +1,4 @@
-"""The small views: speed, job, model map, header."""
+"""The small views: job, model map, header."""
 
 from __future__ import annotations
 
@@ -8,64 +8,10 @@ import pytest
 from torch import nn
 
 import workbench as wb
-from workbench import speed
-from workbench.errors import Refused
 from workbench.jobs import Job
-from workbench.widgets import JobView, ModelMap, SpeedView
+from workbench.widgets import JobView, ModelMap
 from workbench.widgets.header import Header
 from workbench.widgets.model_map import layout
-
-
-@pytest.fixture(scope="module")
-def frame():
-    return speed.measure((4, 8, 8), "cpu-*", rounds=3)
-
-
-def test_the_speed_view_shows_each_kernel_with_its_time_and_its_source(frame):
-    view = SpeedView((4, 8, 8))
-    view._show(((4, 8, 8), frame))
-    for kernel in frame["kernel"]:
-        assert f"<b>{kernel}</b>" in view.result.value
-    assert " ms</td>" in view.result.value
-    assert "registers" in view.result.value
-    assert view.run.disabled is False
-    for name, kernel in speed.kernels().items():
-        view.choice.value = name
-        assert "__global__" in view.source.value
-        assert "&lt;" in view.source.value or "<" not in kernel.source
-    assert view.source.value.startswith("<pre title=")
-
-
-def test_another_shape_takes_down_what_was_measured(frame):
-    view = SpeedView((4, 8, 8))
-    view._show(((4, 8, 8), frame))
-    view.look((16, 704, 256))
-    assert view.result.value == ""
-    assert "16 x 704 x 256" in view.note.value
-    view._show(((4, 8, 8), frame))  # the answer to the shape before comes late
-    assert view.result.value == ""
-    assert "704" in view.note.value
-
-
-def test_measure_runs_and_comes_back(frame, monkeypatch):
-    asked = []
-    monkeypatch.setattr(speed, "measure", lambda shape, **_: asked.append(shape) or frame)
-    view = SpeedView((4, 8, 8))
-    view.run.click()
-    assert asked == [(4, 8, 8)]
-    assert view.run.disabled is False
-    assert "<table" in view.result.value
-
-
-def test_a_measurement_that_is_refused_is_said_in_one_line(monkeypatch):
-    def refuse(*_arguments, **_keywords):
-        raise Refused("no <compiler> here")
-
-    monkeypatch.setattr(speed, "measure", refuse)
-    view = SpeedView((4, 8, 8))
-    view.run.click()
-    assert "no &lt;compiler&gt; here" in view.note.value
-    assert view.run.disabled is False
 
 
 def test_the_job_view_follows_a_job_and_hides_at_its_end():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from ..speed.ladder import ladder_table, ladders
 from ..speed.occupancy import Occupancy, register_steps, shared_steps
 from ..speed.recorded import Recorded, recorded_runs
 from ..speed.roofline import COLUMNS as POINT_COLUMNS
-from ..speed.roofline import Limits, cpu_limits, data_sheet, gpu_limits, points, work
+from ..speed.roofline import Limits, data_sheet, limits_here, points, work
 from ..speed.sass import Listing
 from ..speed.table import read_shape
 from .view import Viewable
@@ -31,14 +31,15 @@ from .view import Viewable
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-PRODUCT, ELEMENTWISE = (1024, 1024, 1024), (4096, 4096, 8)  # shapes that are timed if none is asked for
-SMALL_PRODUCT, SMALL_ELEMENTWISE = (41, 70, 330), (33, 72, 8)  # emulated: more than a tile, divided by none
+# (timed, emulated) if no shape is asked for, by a piece of the op's formula. The small ones are more than one tile, and
+# divided by none.
+SHAPES = {
+    "P(X": ((4096, 768, 8), (300, 72, 8)),
+    "W[N,K]": ((1, 4096, 4096), (18, 40, 600)),
+    "": ((1024, 1024, 1024), (140, 70, 330)),
+}
 FIGURES = ("mix", "occupancy", "roofline", "ladder")
-SHEETS = (
-    "NVIDIA H200",
-    "NVIDIA A100-SXM4-80GB",
-    "NVIDIA L4",
-)  # what a roofline without any GPU's numbers may show
+SHEETS = ("NVIDIA H200", "NVIDIA A100-SXM4-80GB", "NVIDIA L4")  # for a roofline where no GPU was measured
 
 
 class KernelLab(Viewable):
@@ -74,9 +75,11 @@ class KernelLab(Viewable):
         self.name, shipped = name, self.shipped[name]
         self.source = shipped.source
         self.arch = self._asked_arch or self._usual_arch(shipped)
-        elementwise = "P(X" in shipped.op
-        self.shape = read_shape(self._asked_shape or (ELEMENTWISE if elementwise else PRODUCT))
-        self.small = read_shape(self._asked_small or (SMALL_ELEMENTWISE if elementwise else SMALL_PRODUCT))
+        timed, small = next(shapes for part, shapes in SHAPES.items() if part in shipped.op)
+        self.shape, self.small = (
+            read_shape(self._asked_shape or timed),
+            read_shape(self._asked_small or small),
+        )
         return self
 
     def reset(self) -> KernelLab:
@@ -195,20 +198,16 @@ class KernelLab(Viewable):
     # Timing
 
     def measure(
-        self,
-        what: Literal["kernel", "ladder", "cpu"] = "kernel",
-        job: Job | None = None,
-        *,
-        rounds: int = 5,
-        budget_s: float = 10.0,
+        self, what: str = "kernel", job: Job | None = None, *, rounds: int = 5, budget_s: float = 10.0
     ) -> pd.DataFrame:
-        """Time, in a process of its own, this source; or its ladder as shipped; or the CPU's kernels for the same
-        product. Where there is no GPU, CUDA kernels are compiled and have no time."""
-        wanted: str | Kernel = self.kernel
-        if what == "cpu":
-            wanted = "cpu-*"
+        """Time, in a process of its own, this source ("kernel"), its ladder as shipped ("ladder"), or whatever else
+        does the same product by a pattern of names ("cpu-*"). Where there is no GPU, CUDA kernels are compiled and
+        have no time."""
+        wanted: str | Kernel = what
+        if what == "kernel":
+            wanted = self.kernel
         elif what == "ladder":
-            wanted = _glob(ladders()[self.ladder])
+            wanted = ",".join(ladders()[self.ladder])
         frame = measure_apart(
             self.shape, wanted, rounds, budget_s=budget_s, progress=None if job is None else job.step
         )
@@ -227,23 +226,23 @@ class KernelLab(Viewable):
         """Runs that were recorded elsewhere or earlier, newest first."""
         return recorded_runs()
 
-    def timings(self) -> tuple[pd.DataFrame | None, str]:
-        """(table, where it comes from): what was measured here and has times of this ladder, else the newest record
-        that has, else what was measured, else nothing."""
-        rungs, here = set(ladders().get(self.ladder, ())), self.measured
+    def timings(self, ladder: str | None = None) -> tuple[pd.DataFrame | None, str]:
+        """(table, where it comes from): what was measured here and has times of a ladder (this kernel's), else the
+        newest record that has, else what was measured of others, or nothing."""
+        rungs, here = set(ladders().get(ladder or self.ladder, ())), self.measured
         if here is not None and _times_of(here, rungs):
             return here, "measured here"
         for one in self.records:
             if _times_of(one.frame, rungs):
                 return one.frame, one.label
-        return here, "measured here" if here is not None else ""
+        return here, "predictions alone: no rung was timed here, and no recorded run has them"
 
     # Roofline
 
     @cached_property
     def limits(self) -> Limits:
         """Of this machine, measured now: of its GPU, else of its CPU."""
-        return gpu_limits(self.device) if self.device is not None else cpu_limits()
+        return limits_here()
 
     def machines(self) -> dict[str, str]:
         """What a roofline can be drawn of: key -> how it is called."""
@@ -265,11 +264,12 @@ class KernelLab(Viewable):
         if machine == "here":
             frame = self.measured
             if frame is None:
-                frame = self.measure("kernel" if self.device is not None else "cpu")
-            return points(frame, self.limits), self.limits, None
+                frame = self.measure("kernel" if self.device is not None else "cpu-*")
+            return points(_of(frame, gpu=self.device is not None), self.limits), self.limits, None
         record = self.records[int(machine.split()[1])]
         assert record.limits is not None
-        return points(record.frame, record.limits, where="recorded"), record.limits, None
+        frame = _of(record.frame, gpu=bool(record.document["machine"].get("device")))
+        return points(frame, record.limits, where="recorded"), record.limits, None
 
     def _ceilings(self, limits: Limits) -> pd.DataFrame:
         rows = []
@@ -287,8 +287,10 @@ class KernelLab(Viewable):
 
     # Looking
 
-    def figure(self, theme: str = "light", *, kind: str = "mix", machine: str = "here") -> go.Figure:
-        """One of FIGURES: instructions by line, occupancy, roofline of a machine, the ladder."""
+    def figure(
+        self, theme: str = "light", *, kind: str = "mix", machine: str = "here", ladder: str | None = None
+    ) -> go.Figure:
+        """One of FIGURES: instructions by line, occupancy, roofline of a machine, a ladder (this kernel's)."""
         from ..figures import speed as draw
 
         if kind not in FIGURES:
@@ -310,9 +312,11 @@ class KernelLab(Viewable):
                 ceilings=ceilings,
                 theme=theme,
             )
-        frame, where = self.timings()
-        table = ladder_table(frame if frame is not None else pd.DataFrame(columns=["kernel"]), self.ladder)
-        return draw.ladder_figure(table, self.ladder, note=where, theme=theme)
+        frame, where = self.timings(ladder)
+        table = ladder_table(
+            frame if frame is not None else pd.DataFrame(columns=["kernel"]), ladder or self.ladder
+        )
+        return draw.ladder_figure(table, ladder or self.ladder, note=where, theme=theme)
 
     def _occupancy_figure(self, theme: str) -> go.Figure:
         from ..figures import speed as draw
@@ -346,11 +350,9 @@ def _changes(before: str, after: str) -> list[tuple]:
     return [(i + 1, j, *new[k:m]) for tag, i, j, k, m in found if tag != "equal"]
 
 
-def _glob(names: Sequence[str]) -> str:
-    """The narrowest pattern `prefix*` that matches all names."""
-    first, last = min(names), max(names)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return f"{first[:length]}*"
+def _of(frame: pd.DataFrame, *, gpu: bool) -> pd.DataFrame:
+    """The rows of one of the two machines: a CPU's kernels do not stand under a GPU's roofs."""
+    return frame.loc[frame["kernel"].str.startswith("cpu-") != gpu]
 
 
 def _times_of(frame: pd.DataFrame, rungs: set[str]) -> bool:

@@ -19,6 +19,8 @@ from .nvrtc import NoCompiler
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .roofline import Limits
+
 # CuPy is installed under a name per CUDA version
 PACKAGES = {
     "torch": ("torch",),
@@ -63,11 +65,13 @@ def document(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def record(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Write `document(frame)` as JSON: whole or not at all, an older file stays until the new one is
-    complete. Refused where the folder does not exist or cannot be written."""
+def record(frame: pd.DataFrame, path: str | Path, limits: Limits | None = None) -> Path:
+    """Write `document(frame)` as JSON, with the machine's `limits` where they were measured, too. Whole or not at
+    all: an older file stays until the new one is complete. Refused where the folder does not exist or cannot be
+    written."""
     path = Path(path)
-    text = json.dumps(document(frame), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    told = document(frame) | ({"limits": limits.to_json()} if limits else {})
+    text = json.dumps(told, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     beside = None
     try:
         # in the same folder, because a rename is atomic within one file system only

@@ -247,6 +247,12 @@ def _candidate(name: str, run) -> Candidate:
     return Candidate(name, run, lambda: None, lambda: None, 0.0)
 
 
+def limits_here() -> Limits:
+    """Of this machine's GPU where one answers, else of its CPU; measured now."""
+    device, _ = cuda.find_device()
+    return gpu_limits(device) if device else cpu_limits()
+
+
 # Name of the product, as CUDA says it -> TB/s, and dense TFLOP/s (TOP/s) with operands of 32, 16 and 8 bits
 DATA_SHEETS = {
     "H200": (4.8, 67.0, 989.0, 1979.0),

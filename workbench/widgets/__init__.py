@@ -9,6 +9,8 @@ _HOMES = {
     "Bench": "bench",
     "ErrorMapView": "error_map",
     "JobView": "job_view",
+    "KernelEditor": "kernel_editor",
+    "KernelLabView": "kernel_lab",
     "MethodControls": "controls",
     "ModelMap": "model_map",
     "Plot": "plot",
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from .controls import MethodControls
     from .error_map import ErrorMapView
     from .job_view import JobView
+    from .kernel_editor import KernelEditor
+    from .kernel_lab import KernelLabView
     from .model_map import ModelMap
     from .plot import Plot
     from .speed import SpeedView
@@ -31,4 +35,14 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-__all__ = ["Bench", "ErrorMapView", "JobView", "MethodControls", "ModelMap", "Plot", "SpeedView"]
+__all__ = [
+    "Bench",
+    "ErrorMapView",
+    "JobView",
+    "KernelEditor",
+    "KernelLabView",
+    "MethodControls",
+    "ModelMap",
+    "Plot",
+    "SpeedView",
+]

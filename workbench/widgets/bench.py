@@ -68,7 +68,7 @@ class Bench(ipw.VBox):
         self._followed: Method | None = None  # the method that map and plan are of
         self._build()
         self._connect()
-        super().__init__([self.header, self.frame, self.results])
+        super().__init__([self.header, self.frame, self.speed.drawer, self.results])
         self.add_class("wb-bench")
         self._show_history()
         self._select()

@@ -65,7 +65,7 @@ class SpectraView(ipw.VBox):
         if isinstance(job.error, Exception) and job.state == "failed":
             self._say(str(job.error), wrong=True)
         found: Spectra | None = self.session.spectra
-        if found is not None:
+        if found is not None and found.rows:
             shown, table = str(self.metric.value), found.table
             options = [name for name in PICTURED if name in table]
             self.metric.options = options

@@ -1,38 +1,41 @@
-"""SpeedView: the kernels of the speed room for one shape, their source, and what was measured or compiled."""
+"""SpeedView: the kernels for a layer's shape, what was measured or compiled of them, and the way to the kernel lab."""
 
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import ipywidgets as ipw
 
-from .. import speed
-from ..errors import Refused
-from ..jobs import Latest
+from ..inspect.kernel_lab import KernelLab
+from ..jobs import Job
+from ..speed import to_records
+from ..speed.apart import measure_apart
+from .job_view import JobView
 from .numbers import number
 
 
 class SpeedView(ipw.VBox):
-    """The product C[M, N] = A[M, K] B[K, N] of a layer's shape by the kernels that are there; Measure runs them."""
+    """The product C[M, N] = A[M, K] B[K, N] of a layer's shape by the kernels that are there; Measure runs them in
+    another process. `drawer` is where the kernel lab opens: put it where there is room for it."""
 
     def __init__(self, shape: tuple[int, int, int] = (16, 1024, 1024)):
         self.shape = shape
-        self.sources = {name: kernel.source for name, kernel in speed.kernels().items()}
-        self.ideas = {name: kernel.idea for name, kernel in speed.kernels().items()}
         self.run = ipw.Button(description="Measure", tooltip="compile, check against float64, time")
-        self.choice = ipw.Dropdown(
-            options=list(self.sources), description="source", layout={"width": "220px"}
+        self.open_lab = ipw.Button(
+            description="Kernel lab", tooltip="edit a kernel, see its machine code, run it"
         )
         self.note = ipw.HTML()
         self.result = ipw.HTML()
-        self.source = ipw.HTML()
-        self._work = Latest(self._measure, self._show, self._failed, "speed")
+        self.job = JobView()
+        self.drawer = ipw.VBox()
+        self.drawer.layout.display = "none"
         self.run.on_click(lambda _button: self._start())
-        self.choice.observe(lambda _change: self._show_source(), "value")
-        super().__init__([ipw.HBox([self.run, self.choice, self.note]), self.result, self.source])
+        self.open_lab.on_click(lambda _button: self._toggle())
+        self.bar = ipw.HBox([self.run, self.open_lab, self.note])
+        super().__init__([self.bar, self.result])
         self.add_class("wb-speed")
         self.look(shape)
-        self._show_source()
 
     def look(self, shape: tuple[int, int, int]) -> None:
         """Another shape M x N x K; what was measured of the last one is taken down."""
@@ -41,36 +44,45 @@ class SpeedView(ipw.VBox):
         self.result.value = ""
 
     def _start(self) -> None:
-        self.run.disabled = True
-        self.note.value = "compiling and measuring ..."
-        self._work.request(self.shape)
-
-    def _measure(self, shape: tuple[int, int, int]):
-        return shape, speed.measure(shape, rounds=5, budget_s=6.0)
-
-    def _show(self, answer) -> None:
-        shape, frame = answer
-        self.run.disabled = False
-        if shape != self.shape:
+        if self.job.job is not None:
             return
-        self.look(shape)
+        self.run.disabled = True
+        self.children = [
+            self.bar,
+            self.job,
+            self.result,
+        ]  # a bench has another job; only what runs is on the page
+        shape = self.shape
+        job = Job(lambda job: measure_apart(shape, "*", 5, budget_s=6.0, progress=job.step), "measure")
+        self.job.watch(job.start(), lambda job: self._ended(job, shape))
+
+    def _ended(self, job: Job, shape: tuple[int, int, int]) -> None:
+        self.run.disabled = False
+        self.children = [self.bar, self.result]
+        if job.state == "done" and shape == self.shape:
+            self._show(job.result)
+        elif job.state == "failed":
+            self.note.value = f"<span class='wb-error' role='alert'>{escape(str(job.error))}</span>"
+
+    def _show(self, frame: Any) -> None:
         head = "".join(
             f"<th{side}>{name}</th>"
             for name, side in zip(_HEADS, ["", *[_RIGHT] * (len(_HEADS) - 1)], strict=True)
         )
-        rows = "".join(map(_row, speed.to_records(frame)))
+        rows = "".join(map(_row, to_records(frame)))
         self.result.value = f"<table class='wb-speed-table'><tr>{head}</tr>{rows}</table>"
 
-    def _failed(self, error: Exception) -> None:
-        self.run.disabled = False
-        self.note.value = f"<span class='wb-error' role='alert'>{escape(str(error))}</span>"
-        if not isinstance(error, Refused):
-            raise error
+    def _toggle(self) -> None:
+        """Open the kernel lab at the layer's shape, or close it."""
+        if self.drawer.children:
+            for child in self.drawer.children:
+                child.close()
+            self.drawer.children, self.drawer.layout.display = [], "none"
+            return
+        from .kernel_lab import KernelLabView  # only who opens it waits for it
 
-    def _show_source(self) -> None:
-        name = self.choice.value
-        if name:
-            self.source.value = f"<pre title='{escape(self.ideas[name])}'>{escape(self.sources[name])}</pre>"
+        self.drawer.children = [KernelLabView(KernelLab(shape=self.shape))]
+        self.drawer.layout.display = None
 
 
 _HEADS = ("kernel", "time", "× baseline", "registers", "shared", "spills")
