@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from workbench.errors import Refused
-from workbench.speed import Kernel, check, cuda, kernels, measure, ops, tma, vendor
+from workbench.grid import Scheme
+from workbench.grid.grids import IntGrid
+from workbench.grid.inputs import InputQuantizer
+from workbench.speed import Kernel, check, cuda, kernels, measure, ops, run_layer, tma, vendor
 from workbench.speed.kernel import TensorMap
+from workbench.speed.pack import cuda as gpu_pack
 
 
 class Event:
@@ -48,18 +54,39 @@ class RawModule:
             self.launches[-1] += (tuple(getattr(operand, "shape", ()) for operand in operands),)
             given = dict(zip(kernel.operands, operands, strict=True))
             shapes = ops.OPS[kernel.op].shapes(int(M), int(N), int(K))
-            if not kernel.maps and kernel.packing == "none":
-                dense = {
-                    operand: ops.DTYPES[dtype].decode(
-                        np.ascontiguousarray(given[operand][:, : shapes[operand][1]])
-                    )
-                    for operand, dtype in kernel.operands.items()
-                    if operand not in kernel.outputs
-                }
+            if not kernel.maps:
+                dense = unpacked(kernel, given, int(N), int(K))
+                for operand, dtype in kernel.operands.items():
+                    if operand in shapes and operand not in {*kernel.outputs, *dense}:
+                        last = shapes[operand][-1]
+                        dense[operand] = ops.DTYPES[dtype].decode(
+                            np.ascontiguousarray(given[operand][..., :last])
+                        )
                 for output, values in ops.OPS[kernel.op].reference(dense, None).items():
-                    given[output][...] = values * (1 + self.wrong)
+                    encode = ops.DTYPES[kernel.operands[output]].encode
+                    given[output][...] = encode(values * (1 + self.wrong))
 
         return Function(launch)
+
+
+def unpacked(kernel: Kernel, given: dict, N: int, K: int) -> dict[str, np.ndarray]:
+    """The dense values of the operand that a packing made, from nothing but what the kernel is given."""
+    if kernel.packing == "none":
+        return {}
+    if kernel.packing == "2:4":
+        kept = np.ascontiguousarray(given["A"][:, : -(-K // 32) * 16])
+        return {"A": ops.bf16_decode(gpu_pack.unpack_sparse(kept, given["E"], K))}
+    layout = gpu_pack.LAYOUTS[kernel.packing.rpartition("-")[0]]
+    scale = given["S"].astype(float).reshape(N, -1)
+    group = next(g for g in gpu_pack.GROUPS if -(-K // g) == scale.shape[1])  # as the source was made for
+    values = layout.unpack(given["W"], N, K).astype(float)
+    if layout.table:
+        values = given["T"][values.astype(int)]
+    else:
+        zero = given["Z"].astype(float).reshape(*scale.shape, -1)
+        zero = -1024 - zero[..., 0] - zero[..., 1] if layout.split else zero[..., 0]
+        values = values - zero.repeat(group, 1)[:, :K]
+    return {"W": values * scale.repeat(group, 1)[:, :K]}
 
 
 class Function:
@@ -315,8 +342,153 @@ def test_kernels_are_grouped_by_what_they_compute():
     groups = [[kernel.name for kernel in family] for family in cuda.families(list(kernels().values()))]
     together = next(group for group in groups if "bf16_wmma" in group)
     assert "bf16_wgmma" in together
+    assert {"sparse_mma", "sparse_dense"} <= set(together)  # a packed operand beside its plain twin
     assert "fp32_naive" not in together
+    weights = next(group for group in groups if "w4_naive" in group)
+    assert weights[0] == "fp16_gemv"  # not packed: its operands are the baseline's
+    assert set(weights) == {name for name, one in kernels().items() if one.op == ops.LAYER}
+    assert ["rational_columns", "rational_naive", "rational_terms"] in groups
     assert sorted(name for group in groups for name in group) == sorted(kernels())
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_weights_of_every_packing_share_a_run_with_the_dense_product(monkeypatch):
+    asked: list[np.ndarray] = []
+
+    def watched(a, b, c, dtype, result) -> None:
+        asked.append(b)
+        gemm(a, b, c, dtype, result)
+
+    monkeypatch.setattr(vendor, "_gemm", watched)
+    names = ["fp16_gemv", "w4_naive", "w4_vector", "nf4_registers", "w3_split_k"]
+    frame = measure("2x33x300", ",".join(names), rounds=1)
+    assert set(frame.kernel) == set(names)
+    assert set(frame["where"]) == {"measured"}, list(frame.note)
+    assert set(frame.baseline) == {"cublas-fp16"}
+    assert frame.relative_error.max() < 1e-3
+    assert list(frame.attrs["runs"]) == ["gpu cublas-fp16"]
+    assert set(names) < set(frame.attrs["runs"]["gpu cublas-fp16"]["samples"])
+    plain = ops.problem(ops.LAYER, kernels()["fp16_gemv"].operands, (2, 33, 300)).inputs["W"]
+    assert (asked[0][:, :300] == plain).all()  # the baseline's weight is the one that nobody rounded to codes
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_sparse_product_stands_beside_its_dense_twin(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    frame = measure("33x40x70", "sparse_*", rounds=1)
+    assert set(frame["where"]) == {"measured"}, list(frame.note)
+    samples = frame.attrs["runs"]["gpu cublas-bf16"]["samples"]
+    assert {"sparse_dense", "sparse_mma"} < set(samples)
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_runs_with_one_baseline_are_kept_apart():
+    frame = measure("8x8x8", "rational_naive,rational_backward", rounds=1)
+    assert list(frame.attrs["runs"]) == ["gpu copy", "gpu copy (rational-forward)"]
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_packing_that_does_not_fit_the_device_costs_the_others_nothing(cupy, monkeypatch):
+    whole = cupy.asarray
+
+    def small(array):
+        if array.dtype == np.uint32 and array.size == 33 * 32:  # the words of w3-lanes
+            raise MemoryError("out of memory")
+        return whole(array)
+
+    cupy.asarray = small
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    words = ops.problem(ops.LAYER, kernels()["w2_split_k"].operands, (2, 33, 300), packing="w2-lanes-128")
+    assert words.inputs["W"].size == 33 * 32
+    frame = measure("2x33x300", "w4_naive,w2_split_k", rounds=1).set_index("kernel")
+    assert frame["where"]["w4_naive"] == "measured"
+    assert "2x33x300 does not fit Stand-in" in frame.note["w2_split_k"]
+
+
+def scale(whole, token, channel, y, result) -> None:
+    """What the elementwise kernel after cublasGemmEx does, in NumPy."""
+    y[...] = whole * token[:, None] * channel
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_whole_numbers_with_scales_meet_cublas_that_scales_and_the_product_in_halves(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "_scale", scale)
+    frame = measure("33x40x70", "w8a8_mma", rounds=1)
+    assert frame["where"][0] == "measured", frame.note[0]
+    assert frame.baseline[0] == "cublas-int8-scaled"
+    assert 1e-5 < frame.relative_error[0] < 5e-4  # rounded to fp16 once
+    assert {"cublas-int8-scaled", "cublas-fp16"} < set(
+        frame.attrs["runs"]["gpu cublas-int8-scaled"]["samples"]
+    )
+    monkeypatch.setattr(
+        vendor, "_scale", lambda whole, token, channel, y, result: scale(whole, token, 2 * channel, y, result)
+    )
+    with pytest.raises(Refused, match="the baseline itself fails"):
+        measure("33x40x70", "w8a8_mma", rounds=1)
+
+
+@pytest.mark.usefixtures("cupy")
+def test_torchs_way_to_whole_numbers_with_scales_is_right():
+    sets = cuda.operand_sets(kernels()["w8a8_mma"], (33, 40, 70), cuda.find_device()[0])
+    assert check(vendor._torch(sets, "torch-int8-scaled"), sets.expected) < 1e-3
+    few = cuda.operand_sets(kernels()["w8a8_mma"], (33, 40, 70), cuda.find_device()[0])
+    few.problem.inputs["SX"][3] *= 2  # a scale that is not the reference's
+    with pytest.raises(Refused, match="wrong"):
+        check(vendor._torch(few, "torch-int8-scaled"), few.expected)
+
+
+LAYER_W = torch.from_numpy(np.random.default_rng(11).standard_normal((45, 200), np.float32))
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_compressed_layer_is_timed_on_the_gpu(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    compressed = Scheme(bits=4, group_size=64).quantize(LAYER_W)
+    frame = run_layer(compressed, batch=3, kernel="*4_*", rounds=1, budget_s=1, original=LAYER_W)
+    assert set(frame.kernel) == {name for name in kernels() if name.startswith("w4_")}
+    assert set(frame["where"]) == {"measured"}, list(frame.note)
+    assert set(frame.baseline) == {"cublas-fp16"}
+    # rounding the inputs and scales to fp16 is the kernel's; a tenth that 4 bits lose is the weights'
+    assert 1e-4 < frame.relative_error.min() <= frame.relative_error.max() < 1e-3
+    assert frame.weight_error.nunique() == 1
+    assert 0.05 < frame.weight_error[0] < 0.2
+    assert "gpu cublas-fp16" in frame.attrs["runs"]
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_layer_in_whole_numbers_is_timed_beside_the_weight_only_kernel(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "_scale", scale)
+    compressed = replace(
+        Scheme(bits=8, granularity="channel", symmetric=True).quantize(LAYER_W),
+        inputs=InputQuantizer(IntGrid(bits=8, signed=True)),
+    )
+    frame = run_layer(compressed, batch=3, kernel="w8*", rounds=1, budget_s=1).set_index("kernel")
+    assert set(frame["where"]) == {"measured"}, list(frame.note)
+    assert frame.baseline["w8a8_mma"] == "cublas-int8-scaled"
+    assert frame.baseline["w8_gemv"] == "cublas-fp16"
+    assert frame.relative_error["w8a8_mma"] < 1e-2
+    assert frame.note.str.contains("quantized before (a8 token)", regex=False).all()
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_wrong_kernel_is_seen_on_a_layer_too(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(RawModule, "wrong", 0.01)
+    compressed = Scheme(bits=4, group_size=64).quantize(LAYER_W)
+    frame = run_layer(compressed, batch=3, kernel="w4_naive", rounds=1, budget_s=1)
+    assert frame["where"][0] == "skipped"
+    assert "wrong, relative error 0.01 " in frame.note[0]
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_inputs_that_fp16_does_not_hold_are_rows_that_say_so(monkeypatch):
+    monkeypatch.setattr(vendor, "_gemm", gemm)
+    compressed = Scheme(bits=4, group_size=64).quantize(LAYER_W)
+    frame = run_layer(compressed, x=torch.full((1, 200), 1e6), kernel="w4_naive", rounds=1, budget_s=1)
+    assert frame["where"][0] == "skipped"
+    assert "an element of X is not finite in fp16: 1e+06 is too large" in frame.note[0]
 
 
 @pytest.mark.gpu

@@ -13,7 +13,8 @@ from workbench.grid import CompressedWeight, Scheme
 from workbench.grid.compressed import Patch, uncompressed
 from workbench.grid.grids import IntGrid
 from workbench.grid.inputs import InputQuantizer
-from workbench.speed import COLUMNS, run_layer
+from workbench.speed import COLUMNS, Kernel, NoCompiler, kernels, layer_cuda, run_layer
+from workbench.speed.layer_cuda import LayerOperands, emulated_error, suited
 from workbench.speed.pack import low_bit
 
 W = torch.from_numpy(np.random.default_rng(11).standard_normal((45, 200), np.float32))
@@ -87,7 +88,7 @@ def test_what_no_kernel_takes_is_refused_with_the_reason(compressed, why):
 
 @pytest.fixture(scope="module")
 def frame():
-    return run_layer(Scheme(bits=4, group_size=64).quantize(W), batch=3, rounds=1, budget_s=1, original=W)
+    return run_layer(made(), batch=3, kernel="cpu-*", rounds=1, budget_s=1, original=W)
 
 
 @pytest.mark.usefixtures("cpp")
@@ -135,7 +136,8 @@ def test_what_belongs_to_the_input_is_done_to_it_and_said():
 
 @pytest.mark.usefixtures("cpp")
 def test_a_layer_that_few_kernels_take_has_rows_that_say_why():
-    frame = run_layer(Scheme(format="nf4").quantize(W), rounds=1, budget_s=1).set_index("kernel")
+    nf4 = Scheme(format="nf4").quantize(W)
+    frame = run_layer(nf4, kernel="cpu-*", rounds=1, budget_s=1).set_index("kernel")
     assert frame["where"]["cpu-w4-dot"] == "measured"
     assert frame["where"]["cpu-w4-lut"] == "skipped"
     assert "needs equal steps" in frame.note["cpu-w4-lut"]
@@ -153,3 +155,111 @@ def test_wrong_shapes_and_names_are_refused():
         Refused, match="no kernel for a compressed layer matches 'cpu-w3-dot'; near: cpu-w4-dot"
     ):
         run_layer(made(), kernel="cpu-w3-dot")
+
+
+def offered(compressed: CompressedWeight) -> set[str]:
+    """The CUDA kernels that have a row for this weight."""
+    try:
+        weight = low_bit(compressed)
+    except Refused:
+        weight = None
+    return set(suited(weight, whole=compressed.inputs is not None))
+
+
+def test_cuda_kernels_are_those_for_the_kind_of_weight():
+    four = {name for name in kernels() if name.startswith("w4_")}
+    assert offered(made()) == {"fp16_gemv", *four}
+    assert offered(Scheme(format="nf4").quantize(W)) == {"fp16_gemv", "nf4_registers", "nf4_shared"}
+    assert offered(Scheme(bits=3).quantize(W)) == {"fp16_gemv", "w3_split_k"}
+    assert offered(Scheme(format="binary").quantize(W)) == {"fp16_gemv", "w2_split_k"}
+    assert offered(Scheme(bits=6).quantize(W)) == {"fp16_gemv", "w8_gemv", "w8a8_mma"}
+    assert offered(uncompressed(W)) == {"fp16_gemv"}
+    tokens = InputQuantizer(IntGrid(bits=8, signed=True))
+    assert offered(made(inputs=tokens)) == {"fp16_gemv", "w8a8_mma", *four}
+
+
+@pytest.mark.usefixtures("no_gpu", "compiler")
+def test_without_a_gpu_a_layer_is_compiled_and_its_row_says_so():
+    frame = run_layer(made(), kernel="w4_[nv]*")
+    assert list(frame.kernel) == ["w4_naive", "w4_vector"]
+    assert set(frame["where"]) == {"compiled only"}
+    assert (frame.registers > 0).all()
+    assert frame.note.str.startswith("no CUDA device here: compiled for sm_90").all()
+    assert frame.relative_error.isna().all()
+    assert frame.attrs["runs"] == {}
+    # compiled for the groups of this weight, not for the 128 of the file
+    assert frame.source_hash[0] != kernels()["w4_naive"].hash
+    assert run_layer(made(), kernel="fp16_gemv").source_hash[0] == kernels()["fp16_gemv"].hash
+
+
+ON_EMULATOR = [
+    (made(), "w4_*"),
+    (made(order=torch.arange(199, -1, -1), input_scale=torch.linspace(0.5, 3, 200)), "w4_naive"),
+    (Scheme(format="nf4").quantize(W), "nf4_*"),
+    (Scheme(bits=2, group_size=32).quantize(W), "w2_*"),
+    (Scheme(bits=4, granularity="channel").quantize(W), "w4_vector"),
+    (uncompressed(W), "fp16_gemv"),
+    (Scheme(bits=8, granularity="channel", symmetric=True).quantize(W), "w8*"),
+]
+
+
+@pytest.mark.usefixtures("no_gpu", "compiler", "cpp")
+@pytest.mark.parametrize(("compressed", "kernel"), ON_EMULATOR)
+def test_the_emulator_tells_the_kernels_error_from_the_weights(compressed, kernel):
+    frame = run_layer(compressed, batch=3, kernel=kernel, emulate=True, original=W)
+    assert set(frame["where"]) == {"compiled only"}
+    assert frame.seconds.isna().all()
+    assert frame.note.str.contains("emulated with 2 of 3 tokens and 45 of 45 output channels").all()
+    whole = frame.kernel == "w8a8_mma"  # which also rounds the inputs to 8 bits
+    assert frame.relative_error[~whole].between(1e-5, 1e-3).all()
+    assert frame.relative_error[whole].between(1e-3, 2e-2).all()
+    bits = compressed.grid.code_bits
+    assert frame.weight_error.nunique() == 1
+    if bits <= 4:
+        assert (frame.weight_error > 50 * frame.relative_error[~whole].max()).all()
+
+
+@pytest.mark.usefixtures("no_gpu", "compiler", "cpp")
+def test_tokens_already_on_the_grid_lose_nothing_more_in_whole_numbers():
+    compressed = replace(
+        Scheme(bits=8, granularity="channel", symmetric=True).quantize(W),
+        inputs=InputQuantizer(IntGrid(bits=8, signed=True)),
+    )
+    frame = run_layer(compressed, batch=2, kernel="w8a8_mma", emulate=True)
+    assert frame.relative_error[0] < 5e-3
+    assert "inputs quantized before" in frame.note[0]
+
+
+@pytest.mark.usefixtures("no_gpu", "cpp")
+def test_a_kernel_that_fails_on_the_emulator_has_no_error_and_says_why():
+    kernel = kernels()["w4_vector"]
+    broken = Kernel.parse(kernel.source.replace("if (row >= N) return;", ""), where=kernel.where)
+    x = np.random.default_rng(0).standard_normal((2, 200), np.float32)
+    layer = LayerOperands(low_bit(made()), x, made().dequantize().numpy(), x, whole=False)
+    error, said = emulated_error(layer.kernel(broken), layer)
+    assert error is None
+    assert "out of bounds" in said
+    error, said = emulated_error(layer.kernel(kernel), layer)
+    assert error == pytest.approx(2e-4, rel=0.9)
+    assert "the arithmetic alone makes" in said
+
+
+@pytest.mark.usefixtures("no_gpu", "compiler")
+def test_a_layer_that_a_cuda_kernel_does_not_take_is_a_row_that_says_why():
+    odd = run_layer(Scheme(bits=4, group_size=40).quantize(W), kernel="w4_naive", emulate=True)
+    assert list(odd["where"]) == ["skipped"]
+    assert "a scale for every 40 inputs" in odd.note[0]
+    grouped = run_layer(Scheme(bits=8, group_size=64).quantize(W), kernel="w8a8_mma", emulate=True)
+    assert "not emulated: a scale for every 64 inputs" in grouped.note[0]
+
+
+@pytest.mark.usefixtures("no_gpu", "compiler")
+def test_without_a_cpp_compiler_a_layer_is_compiled_but_not_emulated(monkeypatch):
+    def none(*arguments, **named) -> None:
+        raise NoCompiler('no C++ compiler here: pip install "workbench[cpp]" brings one')
+
+    monkeypatch.setattr(layer_cuda.emulator, "run", none)
+    frame = run_layer(made(), kernel="w4_naive", emulate=True)
+    assert frame["where"][0] == "compiled only"
+    assert "not emulated: no C++ compiler here" in frame.note[0]
+    assert frame.relative_error.isna().all()

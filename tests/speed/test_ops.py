@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.speed.ops import DTYPES, OPS, bf16_decode, bf16_encode, pitched, problem
+from workbench.errors import Refused
+from workbench.speed.ops import (
+    DTYPES,
+    OPS,
+    SCALED_LAYER,
+    bf16_decode,
+    bf16_encode,
+    pitched,
+    plain_layer,
+    problem,
+    scaled_layer,
+)
+from workbench.speed.pack import LowBit
 
 PRODUCT, TRANSPOSED, LAYER, RATIONAL, BACKWARD, *_ = OPS
 
@@ -52,6 +64,38 @@ def test_work_and_bytes():
     made = problem(TRANSPOSED, types, (3, 4, 5))
     assert made.flops == 2 * 3 * 4 * 5
     assert made.bytes(types) == 2 * (3 * 5 + 4 * 5) + 4 * 3 * 4
+
+
+def test_whole_numbers_are_scaled_by_token_and_by_output_channel():
+    types = {"X": "int8", "W": "int8", "SX": "fp32", "SW": "fp32", "Y": "fp16"}
+    made = problem(SCALED_LAYER, types, (5, 6, 7))
+    x, w, token, channel = (torch.from_numpy(made.inputs[name]).double() for name in ("X", "W", "SX", "SW"))
+    y = ((x * token[:, None]) @ (w * channel[:, None]).T).numpy()
+    np.testing.assert_allclose(made.expected()["Y"], y, rtol=1e-12)
+    assert (made.expected(np.array([0, 4]))["Y"] == made.expected()["Y"][[0, 4]]).all()
+    assert (token > 0).all()
+    large = problem(SCALED_LAYER, types, (4, 4, 50_000)).expected()["Y"]
+    assert np.abs(large).max() < 2000  # as a layer's: nowhere near the end of fp16
+
+
+def test_a_layer_in_whole_numbers_rounds_each_token_to_its_own_steps():
+    random = np.random.default_rng(0)
+    weight = LowBit(8, random.integers(0, 256, (6, 40), np.uint8), np.full((6, 1), 0.01, np.float32),
+                    np.full((6, 1), 128, np.float32), 40)  # fmt: skip
+    x = random.standard_normal((3, 40), np.float32) * np.float32([[1], [1000], [0]])
+    types = {"X": "int8", "W": "int8", "SX": "fp32", "SW": "fp32", "Y": "fp16"}
+    made = scaled_layer(types, weight, x)
+    assert (np.abs(made.inputs["X"]).max(1) == [127, 127, 0]).all()
+    r = x.astype(float) @ weight.dequantize().T.astype(float)
+    error = np.linalg.norm(made.expected()["Y"] - r, axis=1)
+    assert (error[:2] < 0.02 * np.linalg.norm(r[:2], axis=1)).all()
+    assert (made.expected()["Y"][2] == 0).all()
+    assert made.distance(r) == pytest.approx(np.linalg.norm(error) / np.linalg.norm(r))
+
+
+def test_what_a_type_does_not_hold_is_refused():
+    with pytest.raises(Refused, match=r"an element of W is not finite in fp16: 7e\+04 is too large"):
+        plain_layer({"X": "fp16", "W": "fp16", "Y": "fp16"}, np.full((2, 3), 7e4), np.ones((1, 3)))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from workbench.errors import Refused
 from workbench.grid import Scheme
 from workbench.methods.prune.magnitude import Magnitude
-from workbench.speed import Kernel, emulator, kernels, ops
+from workbench.speed import Kernel, compile_kernel, emulator, kernels, ops
 from workbench.speed.ops import OPS
 from workbench.speed.pack import LowBit, low_bit
 from workbench.speed.pack import cuda as gpu
@@ -218,6 +218,13 @@ GUARDS = [
     ("w4_mma_16", "else cp_async_16(&to.x", "else if (bytes) cp_async_16(&to.x"),
     ("int8_dp4a", "4 * k + 4 <= K ? word : word & ((1 << 8 * (K - 4 * k)) - 1)", "word"),
     ("int8_mma", "min(16, max(0, K - k))", "16"),
+    ("w8a8_mma", "min(16, max(0, K - k))", "16"),
+    ("w8a8_mma", "if (row >= M) continue;", ""),
+    (
+        "w8a8_mma",
+        "min(column0 + warp_column + 8 * j + lane % 4 * 2 + e, N - 1)",
+        "column0 + warp_column + 8 * j + e",
+    ),
     ("sparse_mma", "min(high, (M - 1) / 16)", "high"),
     ("sparse_mma", "if (row >= M) continue;", ""),
     ("rational_columns", "if (n >= N) return;", ""),
@@ -256,6 +263,51 @@ def test_what_no_packing_holds_is_refused():
         gpu.regrouped(kernels()["w4_naive"].source, 48)
     with pytest.raises(Refused, match="no packing in groups"):
         gpu.regrouped(kernels()["fp16_gemv"].source, 64)
+
+
+@pytest.mark.usefixtures("cpp", "compiler")
+def test_whole_numbers_are_scaled_to_bf16_where_the_type_says_so():
+    """The epilogue is one type: with bf16 in its place the kernel compiles and is right to bf16's eight bits."""
+    source = kernels()["w8a8_mma"].source
+    for old, new in (
+        ("SW fp32, Y fp16", "SW fp32, Y bf16"),
+        ("tolerance: 5e-4", "tolerance: 4e-3"),
+        ("cuda_fp16.h", "cuda_bf16.h"),
+        ("__float2half_rn", "__float2bfloat16_rn"),
+        ("__floats2half2_rn", "__floats2bfloat162_rn"),
+        ("__half2", "__nv_bfloat162"),
+        ("__half", "__nv_bfloat16"),
+    ):
+        assert old in source
+        source = source.replace(old, new)
+    kernel = Kernel.parse(source)
+    assert compile_kernel(kernel.source, "sm_80").functions["w8a8_mma"].spill_stores == 0
+    for shape in ((33, 65, 70), (130, 140, 41)):
+        one = emulator.run(kernel, shape, "greedy")
+        assert one.passed, one.message
+        assert one.relative_error > 5e-4  # bf16 it is
+
+
+def test_symmetric_codes_with_a_scale_each_row_are_whole_numbers():
+    scheme = Scheme(bits=8, granularity="channel", symmetric=True)
+    for one in (scheme, Scheme(bits=8, granularity="channel", symmetric=True, convention="signed")):
+        compressed = one.quantize(WEIGHT)
+        codes, scale = gpu.int8(low_bit(compressed))
+        assert codes.dtype == np.int8
+        np.testing.assert_allclose(codes * scale[:, None], compressed.dequantize().numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [
+        (Scheme(bits=8, group_size=64), "a scale for every 64 inputs; .* one for each output channel"),
+        (Scheme(bits=8, granularity="channel"), "no whole numbers from -128 to 127"),
+        (Scheme(format="nf4"), "needs equal steps"),
+    ],
+)
+def test_what_is_no_product_of_whole_numbers_is_refused(scheme, why):
+    with pytest.raises(Refused, match=why):
+        gpu.int8(low_bit(scheme.quantize(WEIGHT + 3)))
 
 
 # ---- 2:4 -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """The candidates that run on an NVIDIA GPU, through CuPy: our kernels, and the vendor's library as their baseline.
 
-Kernels of one family compute the same from the same operands and are compared with each other: fp32 products with
-cuBLAS in fp32, bf16 with cuBLAS in bf16, elementwise kernels with a copy. Operands are made on the host, so that
-they and the float64 result are those of the emulator, and lie on the device in as many copies as exceed its cache.
+Kernels of one family compute the same and are compared with each other: fp32 products with cuBLAS in fp32, bf16 with
+cuBLAS in bf16, elementwise kernels with a copy. Each packing of the weights has operands of its own, and so does the
+baseline, which multiplies a weight that is not packed; a sparse product stands beside its dense twin. Operands are made
+on the host, so that they and the float64 result are those of the emulator, and lie on the device in as many copies as
+exceed its cache.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Refused
 from .kernel import FOLDER, Kernel, kernels
 from .nvrtc import Compiled, NoCompiler, compile_kernel
-from .ops import DTYPES, Problem, Shape, pitched, problem
+from .ops import DTYPES, OPS, Problem, Shape, pitched, problem
 from .time import Candidate, Reference, reference_rows
 from .tma import tensor_map
 from .vendor import MOST_COPIES, baselines, poison, tolerance
@@ -97,22 +99,29 @@ def event_clock(work: Callable[[], object]) -> float:
 
 
 def families(wanted: Sequence[Kernel]) -> list[list[Kernel]]:
-    """The kernels that can be compared with one another: one op, one set of types, one packing of the weights."""
+    """The kernels that can be compared with one another: one op, or ops of one family, and one set of types but for the
+    operand that a packing makes. What is not packed comes first, since the baseline has the operands of the first."""
     found: dict[tuple, list[Kernel]] = {}
     for kernel in wanted:
-        plain = tuple(kernel.operands.items()) if kernel.packing == "none" else kernel.packing
-        found.setdefault((kernel.op, plain), []).append(kernel)
-    return list(found.values())
+        op = OPS[kernel.op]
+        plain = op.shapes(1, 1, 1).keys() - {op.packed}
+        types = tuple((name, dtype) for name, dtype in kernel.operands.items() if name in plain)
+        found.setdefault((op.family or kernel.op, types), []).append(kernel)
+    return [sorted(family, key=lambda one: one.packing != "none") for family in found.values()]
 
 
 @dataclass
 class Sets:
-    """The operands of one family on the device: `count` copies, and what the result should be."""
+    """The operands of one packing on the device: `count` copies, and what the result should be."""
 
-    kernel: Kernel  # any of the family
+    kernel: Kernel  # any that takes them
     problem: Problem
     expected: Reference
     count: int
+    slack: float = (
+        0.0  # of the relative error: what rounding the operands does, where `expected` is of those before
+    )
+    weight_error: float | None = None  # of a compressed layer
     _arrays: dict[tuple[int, str, int], Any] = field(default_factory=dict, repr=False)
 
     def array(self, i: int, name: str, pitch: int = 0) -> Any:
@@ -129,16 +138,26 @@ class Sets:
 
 
 def operand_sets(
-    kernel: Kernel, shape: Shape, device: Device, *, seed: int = 0, given: Problem | None = None
+    kernel: Kernel,
+    shape: Shape,
+    device: Device,
+    *,
+    seed: int = 0,
+    given: Problem | None = None,
+    expected: Reference | None = None,
+    weight_error: float | None = None,
 ) -> Sets:
-    """Operands for a kernel and its family, random or `given` (a compressed layer, `ops.layer`), in as many copies as
-    exceed three times the device's cache. Refused where they do not fit the device."""
+    """Operands for a kernel and those that share its packing, random or `given` (a compressed layer, `ops.layer`), in
+    as many copies as exceed three times the device's cache. `expected`: what the result should be, if not the product
+    of just these operands. Refused where they do not fit the device."""
     import cupy
     import numpy as np
 
     made = given or problem(kernel.op, kernel.operands, shape, packing=kernel.packing, seed=seed)
     size = sum(array.nbytes for array in made.inputs.values())
-    sets = Sets(kernel, made, _expected(kernel, made), min(MOST_COPIES, -(-3 * device.cache_bytes // size)))
+    slack = made.distance(expected.values, expected.rows) if expected else 0.0
+    count = min(MOST_COPIES, -(-3 * device.cache_bytes // size))
+    sets = Sets(kernel, made, expected or _expected(kernel, made), count, slack, weight_error)
     try:
         for i in range(sets.count):
             for name in made.inputs:
@@ -234,6 +253,7 @@ def candidate(kernel: Kernel, sets: Sets, device: Device) -> tuple[Candidate, Co
         tolerance=tolerance(kernel.tolerance, sets),
         nbytes=sets.problem.bytes(kernel.operands),
         expected=sets.expected,
+        weight_error=sets.weight_error,
     )
     return made, compiled
 

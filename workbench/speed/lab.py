@@ -9,29 +9,24 @@ the codes stand for, and what the rounding itself cost is a column of its own.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, near
-from ..jobs import ahead
 from . import cpu, cuda
-from .clocks import gpu_clocks
 from .kernel import Kernel, kernels
-from .nvrtc import Compiled, compile_kernel
+from .on_gpu import ARCHITECTURES, compiled_rows, timed_rows
 from .record import record, to_records
 from .run import Run, checked, time_on_cpu
 from .table import COLUMNS, Row, Shape, new_row, parse_shape, read_shape, to_frame
-from .time import Candidate, Progress, reference_rows, time_interleaved, wall_clock
+from .time import Progress, reference_rows, wall_clock
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["ARCHITECTURES", "COLUMNS", "measure", "parse_shape", "record", "to_records"]
 
-ARCHITECTURES = ("sm_80", "sm_90")  # what is compiled for where there is no GPU to ask: A100 and H100
-COMPILERS = 2  # processes of the compiler at a time
 PROBE = 256  # no side of the product that a CPU kernel is first tried and clocked on is longer
 
 
@@ -65,21 +60,10 @@ def measure(
     if on_gpu:
         device, why = cuda.find_device()
         if device:
-            families = cuda.families(on_gpu)
-            for family in families:
-                try:
-                    made, run = _on_gpu(shape, family, device, rounds, budget_s, progress)
-                    rows, runs[f"gpu {run.baseline}"] = rows + made, run.facts()
-                except Refused as error:  # of others nothing is lost
-                    if len(families) == 1:
-                        raise
-                    rows += [new_row(shape, k.name, device.name, k.bits, k.hash, str(error)) for k in family]
+            made, of_gpu = timed_rows(shape, on_gpu, device, rounds, budget_s, progress)
+            rows, runs = rows + made, runs | of_gpu
         else:
-            compiling = ahead(lambda one: _compile_only(shape, one, why), on_gpu, COMPILERS)
-            for done, (one, row) in enumerate(compiling):
-                if progress:
-                    progress(done, len(on_gpu), f"compiling {one.name}")
-                rows.append(row)
+            rows += compiled_rows(shape, on_gpu, why, progress)
     frame = to_frame(rows)
     frame.attrs["runs"] = runs  # every sample and what the machine was doing, for the record
     return frame
@@ -148,95 +132,3 @@ def _on_cpu(
         for rung in wanted
     ]
     return rows, run
-
-
-def _on_gpu(
-    shape: Shape,
-    wanted: list[Kernel],
-    device: cuda.Device,
-    rounds: int,
-    budget_s: float,
-    progress: Progress | None,
-) -> tuple[list[Row], Run]:
-    """Rows of the CUDA kernels of one family and of its baseline, all in one interleaved run."""
-    sets = cuda.operand_sets(wanted[0], shape, device)
-    compiled: dict[str, Compiled | None] = {}
-
-    def maker(kernel: Kernel):
-        def make() -> Candidate:
-            candidate, compiled[kernel.name] = cuda.candidate(kernel, sets, device)
-            return candidate
-
-        return make
-
-    notes = dict.fromkeys([kernel.name for kernel in wanted], "")
-    makers: list[tuple[str, Callable[[], Candidate]]] = cuda.baselines(sets)
-    baseline = makers[0][0]
-    makers += [(kernel.name, maker(kernel)) for kernel in wanted]
-    candidates, errors = checked(makers, sets.expected, notes)
-    if baseline not in errors:
-        raise Refused(f"the baseline itself fails (is CUPY_TF32 set?): {notes[baseline]}")
-    clocks: list[dict[str, Any]] = []
-    cached = [one.hot() for one in candidates if 0 < one.nbytes <= device.cache_bytes]
-    timings = time_interleaved(
-        [*candidates, candidates[0].again(), *cached],
-        baseline=baseline,
-        rounds=rounds,
-        budget_s=budget_s,
-        clock=cuda.event_clock,
-        progress=progress,
-        each_round=lambda: clocks.append(gpu_clocks()),
-    )
-    conditions = {"empty_s": cuda.empty_seconds(device), "clocks": clocks}
-    run = Run({one.name: one for one in candidates}, timings, baseline, conditions)
-    rows = [
-        new_row(shape, kernel.name, device.name, kernel.bits, kernel.hash, notes[kernel.name])
-        | _resources(compiled.get(kernel.name), shape, kernel)
-        | run.row(shape, kernel.name, errors.get(kernel.name), notes[kernel.name])
-        | _rate(sets, run, kernel.name)
-        for kernel in wanted
-    ]
-    return rows, run
-
-
-def _rate(sets: cuda.Sets, run: Run, name: str) -> Row:
-    """Operations per second of what is no product, too."""
-    timing = run.timings.get(name)
-    return {"gflops": sets.problem.flops / timing.seconds / 1e9} if timing else {}
-
-
-def _compile_only(shape: Shape, kernel: Kernel, why: str) -> Row:
-    """The row of a kernel where no GPU runs it: what the compiler knows, and a line that there is no time."""
-    needed = int(kernel.architecture[3:].rstrip("af"))
-    archs = [arch for arch in ARCHITECTURES if int(arch[3:]) >= needed and kernel.architecture[-1].isdigit()]
-    row = new_row(shape, kernel.name, "none", kernel.bits, kernel.hash, "")
-    try:
-        kernel.launch(*shape)  # a shape that no GPU could start is said here too
-        built = [
-            compile_kernel(kernel.source, arch, name=Path(kernel.where).name)
-            for arch in archs or [kernel.architecture]
-        ]
-    except Refused as error:
-        return row | {"note": f"{why}; {error}"}
-    newest = built[-1]
-    others = "".join(f"; {one.arch}: {one.registers} registers" for one in built[:-1])
-    return (
-        row
-        | _resources(newest, shape, kernel)
-        | {
-            "device": f"none ({newest.arch})",
-            "where": "compiled only",
-            "note": f"{why}: compiled for {newest.arch}, {newest.registers} registers, no time{others}",
-        }
-    )
-
-
-def _resources(compiled: Compiled | None, shape: Shape, kernel: Kernel) -> Row:
-    if compiled is None:
-        return {}
-    own = compiled.functions[kernel.name]
-    return {
-        "registers": own.registers,
-        "shared_bytes": own.shared_bytes + kernel.launch(*shape)[2],
-        "spills": own.spill_stores,
-    }

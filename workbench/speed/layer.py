@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, near
 from . import cpu
+from .kernel import Kernel
+from .layer_cuda import LayerOperands, cuda_rows, suited
 from .pack import LowBit, low_bit
-from .run import checked, time_on_cpu
+from .run import Run, checked, time_on_cpu
 from .table import Row, join, new_row, to_frame
 from .time import Candidate, Progress, Reference, reference
 
@@ -37,16 +39,19 @@ def run_layer(
     *,
     x: Tensor | None = None,
     original: Tensor | None = None,
+    emulate: bool = False,
     budget_s: float = 20.0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Y = X W^T of a compressed W [out, in] by torch in fp32 on what it stands for (the baseline) and by every CPU
-    kernel; a row for each, columns as in `measure`.
+    kernel, and by the CUDA kernels for weights of its kind, against cuBLAS in fp16; a row for each, columns as in
+    `measure`.
 
     x [batch, in]: inputs, else `batch` random ones (normal). original [out, in]: the weights before, for
-    `weight_error`. kernel: a glob over the names; those that cannot run this weight are rows that say why. An input
-    scale, an order of the columns and a quantizer of the inputs belong to the input: they are done to x before, not
-    timed, and said in the note. Masks are packed as the code of 0.
+    `weight_error`. kernel: a glob over the names; those that cannot run this weight are rows that say why. emulate:
+    where no GPU answers, run the CUDA kernels on the emulator with a few tokens and output channels, for their
+    `relative_error`; under a second each. An input scale, an order of the columns and a quantizer of the inputs belong
+    to the input: they are done to x before, not timed, and said in the note. Masks are packed as the code of 0.
     """
     import numpy as np
     import torch
@@ -63,54 +68,99 @@ def run_layer(
         raise Refused(
             f"the original of shape {tuple(original.shape)} for a weight of {N} x {K}; they have to agree"
         )
+    weight, why = _codes(compressed)
+    on_cpu, on_gpu = _select(kernel, compressed, weight)
     running = compressed.running()
     seen = (x.float() if running.inputs is None else running.inputs(x.float())).contiguous().numpy()
     matrix = running.matrix.contiguous().numpy()
+    inside = seen if weight is None else _inside(compressed, seen)
+    operands = LayerOperands(weight, inside, matrix, seen, compressed.inputs is not None)
     expected = reference(seen, matrix.T, xp=np)
     lost = None if original is None else _lost(expected, x, original)
 
-    names = {f"cpu-w{compressed.grid.code_bits}-{stem}": stem for stem in KERNELS}
-    baselines = (cpu.BASELINE, "cpu-torch-bf16")
-    wanted = [name for name in (*baselines, *names) if fnmatch.fnmatchcase(name, kernel)]
-    if not wanted:
-        raise Refused(
-            f"no kernel for a compressed layer matches {kernel!r}{near(kernel, [*baselines, *names])}"
+    rows: list[Row] = []
+    runs: dict[str, Any] = {}
+    if on_cpu:
+        rows, run = _cpu_rows(on_cpu, compressed, operands, why, expected, lost, rounds, budget_s, progress)
+        runs["cpu"] = run.facts()
+    if on_gpu:
+        made, of_gpu = cuda_rows(
+            on_gpu, operands, expected, lost, rounds, budget_s, progress, emulate=emulate
         )
-    sets = cpu.Operands(seen, np.ascontiguousarray(matrix.T))
-    every = cpu.rungs()
+        rows += [row | {"note": join(row["note"], _remarks(compressed))} for row in made]
+        runs |= of_gpu
+    frame = to_frame(rows)
+    frame.attrs["runs"] = runs
+    return frame
+
+
+def _codes(compressed: CompressedWeight) -> tuple[LowBit | None, str]:
+    """The weight as kernels take it, or None and why they do not."""
+    try:
+        return low_bit(compressed), ""
+    except Refused as error:
+        return None, str(error)
+
+
+def _select(
+    kernel: str, compressed: CompressedWeight, weight: LowBit | None
+) -> tuple[dict[str, str], list[Kernel]]:
+    """The CPU kernels whose names match the glob, with their stems (none: torch's), and the CUDA kernels."""
+    of_cpu = {cpu.BASELINE: "", "cpu-torch-bf16": ""}
+    of_cpu |= {f"cpu-w{compressed.grid.code_bits}-{stem}": stem for stem in KERNELS}
+    of_gpu = suited(weight, whole=compressed.inputs is not None)
+    on_cpu = {name: stem for name, stem in of_cpu.items() if fnmatch.fnmatchcase(name, kernel)}
+    on_gpu = [one for name, one in of_gpu.items() if fnmatch.fnmatchcase(name, kernel)]
+    if not on_cpu and not on_gpu:
+        raise Refused(
+            f"no kernel for a compressed layer matches {kernel!r}{near(kernel, [*of_cpu, *of_gpu])}"
+        )
+    return on_cpu, on_gpu
+
+
+def _cpu_rows(
+    wanted: dict[str, str],
+    compressed: CompressedWeight,
+    operands: LayerOperands,
+    why: str,
+    expected: Reference,
+    lost: float | None,
+    rounds: int,
+    budget_s: float,
+    progress: Progress | None,
+) -> tuple[list[Row], Run]:
+    """Rows of the CPU kernels (name -> stem); `why` those with a stem cannot take the weight, if they cannot."""
+    import numpy as np
+
+    sets = cpu.Operands(operands.seen, np.ascontiguousarray(operands.matrix.T))
+    every, weight = cpu.rungs(), operands.weight
     notes = dict.fromkeys(wanted, _remarks(compressed))
     makers: list[tuple[str, Callable[[], Candidate]]] = [
         (name, partial(every[name].make, sets))
         for name in dict.fromkeys((cpu.BASELINE, *wanted))
-        if name in baselines
+        if not wanted.get(name)
     ]
-    try:
-        weight = low_bit(compressed)
-        inside = _inside(compressed, seen)
+    if weight is None:
+        notes |= {name: why for name, stem in wanted.items() if stem}
+    else:
         makers += [
-            (name, partial(_candidate, name, names[name], weight, inside, expected, lost))
-            for name in wanted
-            if name in names
+            (name, partial(_candidate, name, stem, weight, operands.inside, expected, lost))
+            for name, stem in wanted.items()
+            if stem
         ]
-    except Refused as error:
-        notes |= {name: str(error) for name in wanted if name in names}
     candidates, errors = checked(makers, expected, notes)
     if cpu.BASELINE not in errors:
         raise Refused(f"the baseline itself fails: {notes.get(cpu.BASELINE)}")
     run = time_on_cpu(candidates, rounds, budget_s, progress)
-    shape = x.shape[0], N, K
     rows: list[Row] = []
-    for name in wanted:
-        stem, note = names.get(name), notes[name]
+    for name, stem in wanted.items():
         bits = compressed.grid.code_bits if stem else every[name].bits
         digest = cpu.source(stem).hash if stem else every[name].hash
-        row = new_row(shape, name, cpu.cpu_name(), bits, digest, note)
-        rows.append(row | run.row(shape, name, errors.get(name), note))
+        row = new_row(operands.shape, name, cpu.cpu_name(), bits, digest, notes[name])
+        rows.append(row | run.row(operands.shape, name, errors.get(name), notes[name]))
         if name in errors:
             rows[-1]["weight_error"] = lost
-    frame = to_frame(rows)
-    frame.attrs["runs"] = {"cpu": run.facts()}
-    return frame
+    return rows, run
 
 
 def _candidate(

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from ..errors import Refused
 from .pack import LowBit
 from .pack import cuda as pack
 
@@ -24,6 +25,11 @@ RATIONAL_P, RATIONAL_Q = (
     6,
     4,
 )  # coefficients of numerator and denominator in the Kolmogorov-Arnold Transformer
+
+
+INT8_MOST = 127  # symmetric codes of 8 bits; -128 is left out
+LAYER = "Y[M,N] = X[M,K] W[N,K]^T"
+SCALED_LAYER = "Y[M,N] = SX[M] SW[N] (X[M,K] W[N,K]^T)"
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,11 @@ class Problem:
         """Result name -> float64 array; of a product only `rows` of it, where they are given."""
         return self.op.reference(self.dense, rows)
 
+    def distance(self, values: Array, rows: Array | None = None) -> float:
+        """||r - values|| / ||values||: how far the result of these operands, r (`rows` of it), is from another."""
+        (result,) = self.expected(rows).values()
+        return float(np.linalg.norm(result - values) / (np.linalg.norm(values) or 1.0))
+
     @property
     def flops(self) -> int:
         """Additions and multiplications of the formula."""
@@ -129,6 +140,10 @@ class Op:
     reference: Callable[[Mapping[str, Array], Array | None], dict[str, Array]]
     flops: Callable[[int, int, int], int]
     packed: str = ""  # the operand that a packing makes
+    scales: tuple[
+        str, ...
+    ] = ()  # operands drawn as scales of codes of 8 bits are: positive, of values around 1
+    family: str = ""  # ops of one family are compared with one another; "": none but itself
 
 
 def problem(
@@ -148,7 +163,10 @@ def problem(
         if name in spec.outputs or name in inputs:
             continue
         dtype = DTYPES[operands[name]]
-        inputs[name] = _draw(random, shapes[name], dtype)
+        if name in spec.scales:
+            inputs[name] = dtype.encode(random.uniform(0.5, 1.5, shapes[name]) / INT8_MOST)
+        else:
+            inputs[name] = _draw(random, shapes[name], dtype)
         dense[name] = dtype.decode(inputs[name])
     inputs = {name: inputs[name] for name in operands if name in inputs}
     outputs = {name: shapes[name] for name in operands if name in spec.outputs}
@@ -157,13 +175,50 @@ def problem(
 
 def layer(operands: Mapping[str, str], packing: str, weight: LowBit, x: Array) -> Problem:
     """Y = X W^T of a weight such as `pack.low_bit` makes of a compressed layer, and inputs x [M, K]. Refused where the
-    packing cannot hold the weight; `pack.cuda.fitted` and `pack.cuda.regrouped` make group sizes meet."""
-    spec = OPS["Y[M,N] = X[M,K] W[N,K]^T"]
-    arrays = {"X": DTYPES[operands["X"]].encode(x), **pack.pack(weight, packing)}
+    packing cannot hold the weight (`pack.cuda.fitted` and `pack.cuda.regrouped` make group sizes meet) or their type
+    the inputs."""
+    arrays = {"X": _encoded(operands, "X", x), **pack.pack(weight, packing)}
     dense = {"X": DTYPES[operands["X"]].decode(arrays["X"]), "W": pack.dense(weight)}
-    shape = len(x), *weight.shape
+    return _given(LAYER, operands, arrays, dense)
+
+
+def plain_layer(operands: Mapping[str, str], w: Array, x: Array) -> Problem:
+    """Y = X W^T of w [N, K] and inputs x [M, K], both rounded to the kernel's types. Refused where those cannot hold
+    them."""
+    arrays = {name: _encoded(operands, name, values) for name, values in (("X", x), ("W", w))}
+    dense = {name: DTYPES[operands[name]].decode(array) for name, array in arrays.items()}
+    return _given(LAYER, operands, arrays, dense)
+
+
+def scaled_layer(operands: Mapping[str, str], weight: LowBit, x: Array) -> Problem:
+    """Y = SX SW (X W^T) in whole numbers, of a weight as in `layer`, and inputs x [M, K], each token rounded to codes
+    from -127 to 127. Refused where the weight has no int8 with one scale an output channel (`pack.cuda.int8`)."""
+    codes, scale = pack.int8(weight)
+    token = np.abs(x).max(axis=1).astype(np.float32) / INT8_MOST
+    token = np.where(token > 0, token, np.float32(1))  # a token of zeros has any scale
+    arrays = {"X": np.rint(x / token[:, None]).astype(np.int8), "W": codes, "SX": token, "SW": scale}
+    return _given(SCALED_LAYER, operands, arrays, {name: a.astype(np.float64) for name, a in arrays.items()})
+
+
+def _encoded(operands: Mapping[str, str], name: str, values: Array) -> Array:
+    """An operand in its type. Refused where that is too small for it."""
+    with np.errstate(over="ignore"):
+        stored = DTYPES[operands[name]].encode(values)
+    if not np.isfinite(DTYPES[operands[name]].decode(stored)).all():
+        raise Refused(
+            f"an element of {name} is not finite in {operands[name]}: {np.abs(values).max():.3g} is too large"
+        )
+    return stored
+
+
+def _given(
+    op: str, operands: Mapping[str, str], arrays: Mapping[str, Array], dense: Mapping[str, Array]
+) -> Problem:
+    """The problem of these arrays; M, N and K from X [M, K] and W [N, K]."""
+    spec, (M, K) = OPS[op], dense["X"].shape
+    shape = M, len(dense["W"]), K
     inputs = {name: arrays[name] for name in operands if name in arrays}
-    return Problem(shape, inputs, {"Y": spec.shapes(*shape)["Y"]}, dense, spec)
+    return Problem(shape, inputs, {name: spec.shapes(*shape)[name] for name in spec.outputs}, dense, spec)
 
 
 def _draw(random: np.random.Generator, shape: tuple[int, ...], dtype: Dtype) -> Array:
@@ -190,6 +245,12 @@ def _product(left: str, right: str, result: str, *, transposed: bool) -> Callabl
         return {result: (dense[left] if rows is None else dense[left][rows]) @ b}
 
     return reference
+
+
+def _scaled(dense: Mapping[str, Array], rows: Array | None) -> dict[str, Array]:
+    """The whole-number product, each row by the scale of its token, each column by that of its output channel."""
+    x, token = (dense[name] if rows is None else dense[name][rows] for name in ("X", "SX"))
+    return {"Y": token[:, None] * (x @ dense["W"].T) * dense["SW"]}
 
 
 def _rational_parts(
@@ -257,7 +318,7 @@ _ALL = (
         packed="A",
     ),
     Op(  # a layer: W as torch keeps it, packed; S scales, Z zeros, T a table of values, E places kept
-        "Y[M,N] = X[M,K] W[N,K]^T",
+        LAYER,
         operands=("X", "W", "S", "Z", "T", "E", "Y"),
         outputs=("Y",),
         shapes=lambda M, N, K: {"X": (M, K), "W": (N, K), "Y": (M, N)},
@@ -272,6 +333,7 @@ _ALL = (
         shapes=_rational_shapes,
         reference=_rational,
         flops=lambda M, N, K: 21 * M * N,
+        family="rational",
     ),
     Op(  # its gradient for G = dL/dY; K groups
         "DX[M,N], DP[K,6], DQ[K,4] = gradient of P(X) / (1 + |Q(X)|)",
@@ -280,6 +342,7 @@ _ALL = (
         shapes=_rational_shapes,
         reference=_rational_backward,
         flops=lambda M, N, K: 64 * M * N,
+        family="rational gradient",
     ),
     Op(  # the same with the absolute value of every term of Q
         "Y[M,N] = P(X[M,N]) / (1 + sum |q X[M,N]^i|)",
@@ -288,6 +351,7 @@ _ALL = (
         shapes=_rational_shapes,
         reference=partial(_rational, terms=True),
         flops=lambda M, N, K: 21 * M * N,
+        family="rational",
     ),
     Op(
         "DX[M,N], DP[K,6], DQ[K,4] = gradient of P(X) / (1 + sum |q X^i|)",
@@ -296,6 +360,16 @@ _ALL = (
         shapes=_rational_shapes,
         reference=partial(_rational_backward, terms=True),
         flops=lambda M, N, K: 64 * M * N,
+        family="rational gradient",
+    ),
+    Op(  # a layer in whole numbers (W8A8): a scale for each token and for each output channel
+        SCALED_LAYER,
+        operands=("X", "W", "SX", "SW", "Y"),
+        outputs=("Y",),
+        shapes=lambda M, N, K: {"X": (M, K), "W": (N, K), "SX": (M,), "SW": (N,), "Y": (M, N)},
+        reference=_scaled,
+        flops=lambda M, N, K: 2 * M * N * K,
+        scales=("SX", "SW"),
     ),
 )
 OPS: dict[str, Op] = {op.formula: op for op in _ALL}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
-from .ops import DTYPES
+from .ops import DTYPES, SCALED_LAYER
 from .time import Candidate, Reference
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ MOST_COPIES = 24
 
 def baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
     """(name, maker) of what a family is compared with, the first the baseline of its ratios: cuBLAS on the dense
-    operands with results of the same type; a copy where nothing is multiplied."""
+    operands with results of the same type; a copy where nothing is multiplied. A product of whole numbers with scales
+    also meets the one in fp16 that it replaces."""
     types = sets.kernel.operands
     if "X" in types and "W" not in types:
         return [("copy", functools.partial(_copy, sets))]
@@ -26,6 +27,10 @@ def baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
     name = f"cublas-{types[left]}"
     if sets.kernel.op == "C[M,N] = A[M,K] B[K,N]" and types[left] == "fp32":
         return [(name, functools.partial(_cublas_fp32, sets, name))]
+    if sets.kernel.op == SCALED_LAYER:
+        half = ("cublas-fp16", functools.partial(_cublas, sets, "cublas-fp16", "fp16"))
+        scaled = f"{name}-scaled"
+        return [(scaled, functools.partial(_cublas_scaled, sets, scaled)), *_torch_baselines(sets), half]
     return [(name, functools.partial(_cublas, sets, name)), *_torch_baselines(sets)]
 
 
@@ -43,17 +48,22 @@ def _cublas_fp32(sets: Sets, name: str) -> Candidate:
     )
 
 
-def _dense(sets: Sets) -> tuple[list[Any], list[Any], str, str]:
+def _dense(sets: Sets, dtype: str = "") -> tuple[list[Any], list[Any], str, str]:
     """Left and right operand [M,K], [N,K] in each copy, unpacked and in the type of the left one; that type; the
-    result's. Rows are filled up with zeros to 16 elements, which libraries are fast for and int8 needs."""
+    result's. Rows are filled up with zeros to 16 elements, which libraries are fast for and int8 needs. `dtype`:
+    another type, and whole numbers then come with their scales."""
     import cupy
     import numpy as np
 
     types, dense = sets.kernel.operands, sets.problem.dense
     names = [name for name in ("A", "X", "B", "W") if name in dense]
-    dtype, result = types[names[0]], types[sets.kernel.outputs[0]]
-    fill = -dense[names[0]].shape[1] % 16
-    wide = (np.pad(dense[name].astype(np.float32), ((0, 0), (0, fill))) for name in names)
+    scaled = [f"S{name}" for name in names] if dtype and sets.kernel.op == SCALED_LAYER else []
+    sides = [dense[name] for name in names]
+    if scaled:
+        sides = [side * dense[scale][:, None] for side, scale in zip(sides, scaled, strict=True)]
+    dtype, result = dtype or types[names[0]], types[sets.kernel.outputs[0]]
+    fill = -sides[0].shape[1] % 16
+    wide = (np.pad(side.astype(np.float32), ((0, 0), (0, fill))) for side in sides)
     hosts = [np.ascontiguousarray(DTYPES[dtype].encode(array)) for array in wide]
     count = min(MOST_COPIES, max(1, sets.count))
     left, right = ([cupy.asarray(host) for _ in range(count)] for host in hosts)
@@ -65,14 +75,14 @@ _CUDA_TYPES = {"fp32": 0, "fp16": 2, "int8": 3, "int32": 10, "bf16": 14}
 _COMPUTE_32F, _COMPUTE_32I = 68, 72
 
 
-def _cublas(sets: Sets, name: str) -> Candidate:
+def _cublas(sets: Sets, name: str, as_type: str = "") -> Candidate:
     """cublasGemmEx on the dense operands. A weight that the packing rounds is dense here, and rounded to the type
-    of the inputs: its tolerance allows for that."""
+    of the inputs (or `as_type`): its tolerance allows for that."""
     import cupy
 
-    left, right, dtype, result = _dense(sets)
+    left, right, dtype, result = _dense(sets, as_type)
     c = cupy.empty(sets.problem.outputs[sets.kernel.outputs[0]], dtype=DTYPES[result].storage)
-    packed = sets.kernel.packing != "none"
+    packed = sets.kernel.packing != "none" or bool(as_type)
     loose = {"fp16": 2e-3, "bf16": 1e-2}.get(dtype if packed else result, 1e-5)
     if result == "int32":
         loose = 0.0
@@ -84,6 +94,42 @@ def _cublas(sets: Sets, name: str) -> Candidate:
             raise Refused(f"{name} does not take this product: {error}") from None
 
     return _made(sets, name, run, c, tolerance(loose, sets), result)
+
+
+def _cublas_scaled(sets: Sets, name: str) -> Candidate:
+    """cublasGemmEx into int32, and one elementwise kernel of CuPy's that scales it and rounds it to the result."""
+    import cupy
+
+    left, right, dtype, result = _dense(sets)
+    shape = sets.problem.outputs[sets.kernel.outputs[0]]
+    whole, y = (
+        cupy.empty(shape, dtype=DTYPES["int32"].storage),
+        cupy.empty(shape, dtype=DTYPES[result].storage),
+    )
+
+    def run(i: int) -> None:
+        try:
+            _gemm(left[i % len(left)], right[i % len(right)], whole, dtype, "int32")
+        except RuntimeError as error:
+            raise Refused(f"{name} does not take this product: {error}") from None
+        _scale(whole, sets.array(i, "SX"), sets.array(i, "SW"), y, result)
+
+    return _made(sets, name, run, y, tolerance(1e-3, sets), result)
+
+
+def _scale(whole: Any, token: Any, channel: Any, y: Any, result: str) -> None:
+    """y[M,N] = token[M] channel[N] whole[M,N] in the type `result`, read and written once."""
+    _scaling(result == "bf16")(whole, token[:, None], channel, y)
+
+
+@functools.cache
+def _scaling(bf16: bool) -> Any:
+    import cupy
+
+    # to nearest, ties to even, as bit patterns: CuPy has no bf16
+    rounded = "const unsigned u = __float_as_uint(v); y = (u + 0x7FFFu + (u >> 16 & 1u)) >> 16"
+    scaled = f"const float v = static_cast<float>(c) * s * t; {rounded if bf16 else 'y = v'}"
+    return cupy.ElementwiseKernel("int32 c, float32 s, float32 t", "T y", scaled, "workbench_scaled")
 
 
 def _gemm(a: Any, b: Any, c: Any, dtype: str, result: str) -> None:
@@ -122,16 +168,18 @@ def _torch_baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
             return []
     except ImportError:
         return []
-    name = f"torch-{dtype}"
+    name = f"torch-{dtype}-scaled" if sets.kernel.op == SCALED_LAYER else f"torch-{dtype}"
     return [(name, functools.partial(_torch, sets, name))]
 
 
 def _torch(sets: Sets, name: str) -> Candidate:
+    """x @ w.T, or `_int_mm` of whole numbers, and then their scales by two more of torch's products."""
     import torch
 
-    left, right, dtype, _ = _dense(sets)
-    views = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+    left, right, dtype, result = _dense(sets)
+    views = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.int8}
     a, b = ([torch.from_dlpack(x).view(views[dtype]) for x in side] for side in (left, right))
+    scales = [torch.from_dlpack(sets.array(0, one)) for one in ("SX", "SW") if one in sets.problem.inputs]
     made: list[Any] = [None]
 
     def run(i: int) -> None:
@@ -140,15 +188,18 @@ def _torch(sets: Sets, name: str) -> Candidate:
             made[0] = torch._int_mm(x, w.T) if dtype == "int8" else x @ w.T
         except RuntimeError as error:  # _int_mm takes no fewer than 17 rows, and only multiples of 8
             raise Refused(f"{name} does not take this shape: {str(error).splitlines()[0]}") from None
+        if scales:
+            made[0] = (made[0] * scales[0][:, None] * scales[1]).to(views[result])
 
+    exact = dtype == "int8" and not scales
     return Candidate(
         name=name,
         run=run,
         poison=lambda: made.__setitem__(0, None),
         output=lambda: made[0].double().cpu().numpy(),
-        tolerance=0.0 if dtype == "int8" else 2e-2,
+        tolerance=(0.0 if exact else 1e-3 if scales else 2e-2) + sets.slack,
         expected=sets.expected,
-        note=f"result in {dtype}" if dtype != "int8" else "",
+        note="" if dtype == "int8" else f"result in {dtype}",
     )
 
 
@@ -174,8 +225,8 @@ def _copy(sets: Sets) -> Candidate:
 
 def tolerance(at_4096: float, sets: Sets) -> float:
     """Relative error that sums of K products may have: as said up to K = 4096, then growing with sqrt(K) as the
-    rounding errors of random operands do."""
-    return at_4096 * max(1.0, sets.problem.shape[2] / 4096) ** 0.5
+    rounding errors of random operands do; and what rounding the operands adds."""
+    return at_4096 * max(1.0, sets.problem.shape[2] / 4096) ** 0.5 + sets.slack
 
 
 def _made(sets: Sets, name: str, run: Callable, c: Any, allowed: float, result: str = "fp32") -> Candidate:

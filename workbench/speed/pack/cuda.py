@@ -246,6 +246,27 @@ def pack(weight: LowBit, packing: str) -> dict[str, np.ndarray]:
     return made | {"Z": zero.astype(np.float16).ravel()}
 
 
+def int8(weight: LowBit) -> tuple[np.ndarray, np.ndarray]:
+    """(codes int8 [N, K], scale float32 [N]) of a weight that a product of whole numbers can take: w = scale * code.
+
+    Refused with the reason: a table, several scales a row, a zero point that is no whole number near the middle.
+    """
+    if weight.values is not None:
+        raise Refused("a table of values; a product of whole numbers needs equal steps")
+    if weight.scale.shape[1] != 1:
+        raise Refused(
+            f"a scale for every {weight.group_size} inputs; a product of whole numbers has one for each output "
+            "channel (group_size -1)"
+        )
+    zero = np.zeros_like(weight.scale) if weight.zero is None else weight.zero
+    codes = weight.codes - zero
+    if (zero != np.rint(zero)).any() or codes.min() < -128 or codes.max() > 127:
+        raise Refused(
+            "its codes less the zero point are no whole numbers from -128 to 127; symmetric ones of up to 8 bits are"
+        )
+    return codes.astype(np.int8), weight.scale[:, 0].astype(np.float32)
+
+
 def random_weight(random: np.random.Generator, name: str, group: int, N: int, K: int) -> LowBit:
     """Any codes, scales from 0.5 to 1.5, zeros anywhere between the codes, as HQQ's are; NF4 for a table."""
     layout, groups = LAYOUTS[name], -(-K // group)
