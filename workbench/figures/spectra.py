@@ -187,55 +187,26 @@ def layers_figure(
 
     table: name, role, block, `metric`, and perhaps after_`metric`. Layers outside blocks stand before the first and
     after the last. The band of alpha is 2 to 6. A click hands on the layer's name."""
-    rows = table[np.isfinite(table[metric].astype(float))]
+    value = table[metric].to_numpy(float)
+    shown = np.isfinite(value)
+    block = table["block"].astype(float).to_numpy(float)[shown]
+    names, roles = (table[column].to_numpy(str)[shown] for column in ("name", "role"))
+    after = table[f"after_{metric}"].to_numpy(float)[shown] if f"after_{metric}" in table else None
+    depth, value = _depths(block), value[shown]
     figure = go.Figure()
-    depth = _depths(rows)
-    after = f"after_{metric}"
-    roles = list(dict.fromkeys(rows["role"]))
+    kinds = list(dict.fromkeys(roles))
     # Yellow marks are hard to see on white.
     colors = (*CATEGORIES[:6], BEFORE, INK[theme])
-    for index, role in enumerate(roles):
-        part, x = rows[rows["role"] == role], depth[(rows["role"] == role).to_numpy()]
+    for index, role in enumerate(kinds):
+        own = roles == role
         # Roles of one block stand side by side, so that no mark hides another.
-        x = x + 0.7 * ((index + 0.5) / len(roles) - 0.5)
-        color, symbol = colors[index % len(colors)], SYMBOLS[index % len(SYMBOLS)]
-        y = part[metric].to_numpy(float)
-        figure.add_scatter(
-            x=x, y=y, name=str(role), mode="markers", customdata=part[["name"]].to_numpy(), legendgroup=str(role),
-            marker={"color": color, "symbol": symbol, "size": 7},
-            hovertemplate=f"%{{customdata[0]}}<br>{metric} %{{y:.3g}}<extra></extra>",
-        )  # fmt: skip
-        if after in part:
-            y2 = part[after].to_numpy(float)
-            changed = np.isfinite(y2)
-            figure.add_scatter(
-                x=np.c_[x, x, np.full(len(x), np.nan)][changed].ravel(),
-                y=np.c_[y, y2, np.full(len(x), np.nan)][changed].ravel(),
-                mode="lines", line={"color": color, "width": 1}, showlegend=False, legendgroup=str(role),
-                hoverinfo="skip",
-            )  # fmt: skip
-            figure.add_scatter(
-                x=x[changed], y=y2[changed], mode="markers", showlegend=False, legendgroup=str(role),
-                customdata=part[["name"]].to_numpy()[changed],
-                marker={"color": color, "symbol": f"{symbol}-open", "size": 8},
-                hovertemplate=f"%{{customdata[0]}}<br>{metric} after %{{y:.3g}}<extra></extra>",
-            )  # fmt: skip
-    styled(figure, theme, title, "open marks: after compression" if title and after in table else "")
+        x = depth[own] + 0.7 * ((index + 0.5) / len(kinds) - 0.5)
+        look = role, colors[index % len(colors)], SYMBOLS[index % len(SYMBOLS)]
+        _layer_marks(figure, x, value[own], None if after is None else after[own], names[own], metric, look)
+    styled(figure, theme, title, "open marks: after compression" if title and after is not None else "")
     if metric.startswith("alpha"):
         figure.add_hrect(y0=WELL[0], y1=WELL[1], fillcolor=BULK, opacity=0.1, line_width=0)
-    inside = rows["block"].notna().any() if len(rows) else False
-    last = int(depth.max()) if len(depth) else 0
-    blocks = rows["block"].dropna().astype(int)
-    step = max(1, len(set(blocks)) // 16)
-    ticks = {int(block): str(block) for block in sorted(set(blocks))[::step]}
-    if inside and depth.min() < blocks.min():
-        ticks[int(depth.min())] = "before"
-    if inside and depth.max() > blocks.max():
-        ticks[last] = "after"
-    figure.update_xaxes(
-        title_text="block" if inside else "layer", tickvals=list(ticks) or None, ticktext=list(ticks.values()) or None,
-        range=[depth.min(initial=0) - 0.7, last + 0.7], showgrid=False,
-    )  # fmt: skip
+    _block_axis(figure, block, depth)
     figure.update_yaxes(
         title_text=f"{metric}, {unit}" if unit else metric,
         rangemode="tozero" if metric != "log_norm" else "normal",
@@ -244,21 +215,66 @@ def layers_figure(
         legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"}, margin={"t": 84 if title else 34},
         title_yanchor="top", title_y=0.95,
     )  # fmt: skip
-    missing = len(table) - len(rows)
+    missing = len(table) - len(value)
     said = f"; {missing} layers have none" if missing else ""
-    return described(figure, f"{metric} of {len(rows)} layers by block and role{said}.")
+    return described(figure, f"{metric} of {len(value)} layers by block and role{said}.")
 
 
-def _depths(rows: pd.DataFrame) -> np.ndarray:
-    """The block of each row; what is outside blocks stands before the first or, after blocks in order, behind the
-    last."""
-    block = rows["block"].astype(float).to_numpy(float)
+def _layer_marks(
+    figure: go.Figure,
+    x: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray | None,
+    names: np.ndarray,
+    metric: str,
+    look: tuple[str, str, str],
+) -> None:
+    """Marks of one role at x: filled before, open after, joined to their own."""
+    (role, color, symbol), shared = look, {"legendgroup": look[0]}
+    figure.add_scatter(
+        x=x, y=before, name=role, mode="markers", customdata=names[:, None],
+        marker={"color": color, "symbol": symbol, "size": 7},
+        hovertemplate=f"%{{customdata[0]}}<br>{metric} %{{y:.3g}}<extra></extra>", **shared,
+    )  # fmt: skip
+    if after is None:
+        return
+    changed = np.isfinite(after)
+    gap = np.full(len(x), np.nan)
+    figure.add_scatter(
+        x=np.c_[x, x, gap][changed].ravel(), y=np.c_[before, after, gap][changed].ravel(), mode="lines",
+        line={"color": color, "width": 1}, showlegend=False, hoverinfo="skip", **shared,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=x[changed], y=after[changed], mode="markers", showlegend=False, customdata=names[changed, None],
+        marker={"color": color, "symbol": f"{symbol}-open", "size": 8},
+        hovertemplate=f"%{{customdata[0]}}<br>{metric} after %{{y:.3g}}<extra></extra>", **shared,
+    )  # fmt: skip
+
+
+def _block_axis(figure: go.Figure, block: np.ndarray, depth: np.ndarray) -> None:
+    """Ticks at blocks, at most sixteen or so, and what stands before and after them."""
+    blocks = sorted(set(block[np.isfinite(block)].astype(int).tolist()))
+    ticks = {each: str(each) for each in blocks[:: max(1, len(blocks) // 16)]}
+    first, last = (int(depth.min()), int(depth.max())) if len(depth) else (0, 0)
+    if blocks and first < blocks[0]:
+        ticks[first] = "before"
+    if blocks and last > blocks[-1]:
+        ticks[last] = "after"
+    figure.update_xaxes(
+        title_text="block" if blocks else "layer", tickvals=list(ticks) or None, ticktext=list(ticks.values()) or None,
+        range=[first - 0.7, last + 0.7], showgrid=False,
+    )  # fmt: skip
+
+
+def _depths(block: np.ndarray) -> np.ndarray:
+    """Where rows of these blocks [n] stand (NaN: outside blocks): what is outside stands before the first or, after
+    blocks in order, behind the last; in order, where there are no blocks at all."""
     inside = np.isfinite(block)
     if not inside.any():
-        return np.arange(len(rows), dtype=float)
+        return np.arange(len(block), dtype=float)
     last = np.flatnonzero(inside)[-1]
-    place = np.arange(len(rows))
-    return np.where(inside, block, np.where(place < last, np.nanmin(block) - 1, np.nanmax(block) + 1))
+    outside = np.where(np.arange(len(block)) < last, np.nanmin(block) - 1, np.nanmax(block) + 1)
+    return np.where(inside, block, outside)
 
 
 def scan_figure(
