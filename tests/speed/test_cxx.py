@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from workbench.speed import CompileError, NoCompiler, cxx
+from workbench.speed.compiling import cache_folder
 
 SEVEN = 'extern "C" int seven() { return 7; }\n'
 
@@ -103,7 +104,7 @@ def test_a_compiler_that_hangs_is_stopped_with_its_children(tmp_path, monkeypatc
         cxx.build(SEVEN, name="s.cpp", timeout_s=0.5)
     child = pid.read_text().strip()
     state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True, check=False)
-    assert state.stdout.strip() in ("", "Z")  # gone, or dead and not yet collected
+    assert state.stdout.strip()[:1] in ("", "Z")  # gone, or dead and not yet collected
 
 
 def test_without_a_compiler_the_way_out_is_said(monkeypatch):
@@ -120,10 +121,10 @@ def test_without_a_compiler_the_way_out_is_said(monkeypatch):
 def test_a_cache_that_cannot_be_written_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "shut").mkdir(mode=0o500)
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "shut"))
-    assert "workbench-cxx-" in str(cxx.cache_folder())
+    assert "workbench-cxx-" in str(cache_folder("cxx"))
 
 
 def test_a_cache_in_the_place_of_a_file_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "file"))
-    assert "workbench-cxx-" in str(cxx.cache_folder())
+    assert "workbench-cxx-" in str(cache_folder("cxx"))

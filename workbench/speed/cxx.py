@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .nvrtc import CompileError, Message, NoCompiler
+from .compiling import CompileError, Message, NoCompiler, cache_folder
 
 INSTALL = 'pip install "workbench[cpp]"'
 ALWAYS = ("-std=c++17", "-O2", "-shared", "-fPIC")
@@ -88,7 +88,7 @@ def compile_library(
     """
     compiler = find_compiler()
     stem = re.sub(r"\W+", "-", Path(name).stem).strip("-") or "source"
-    path = cache_folder() / f"{stem}-{_key(source, tuple(flags), tuple(include), compiler)}{_suffix()}"
+    path = cache_folder("cxx") / f"{stem}-{_key(source, tuple(flags), tuple(include), compiler)}{_suffix()}"
     if path.exists():
         return Built(path, 0.0, compiler.identity)
     began = time.perf_counter()
@@ -102,31 +102,6 @@ def compile_library(
 def find_compiler() -> Compiler:
     """$CXX, g++, clang++ or the wheel `ziglang`, the first that answers. NoCompiler if none does."""
     return _find(os.environ.get("CXX", ""), os.environ.get("PATH", ""))
-
-
-def cache_folder() -> Path:
-    """Where libraries are kept, made if needed: $WORKBENCH_CACHE, else the user's cache folder; a folder of this
-    user's in the temporary one where neither can be written."""
-    if named := os.environ.get("WORKBENCH_CACHE"):
-        home = Path(named).expanduser()
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Caches" / "workbench"
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
-    folder = home / "cxx"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return _temporary()
-
-
-@functools.cache
-def _temporary() -> Path:
-    # made anew for each process: a folder of a fixed name there might be somebody else's
-    return Path(tempfile.mkdtemp(prefix="workbench-cxx-"))
 
 
 @functools.lru_cache(maxsize=8)

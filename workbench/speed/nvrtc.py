@@ -22,34 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import Refused
+from .compiling import CompileError, Message, NoCompiler, cache_folder
 
 CHILD = Path(__file__).with_name("nvrtc_child.py")
 HEADERS = Path(__file__).with_name("kernels")  # machine.cuh
 INSTALL = 'pip install "workbench[nvrtc]"'
-
-
-class NoCompiler(Refused):
-    """There is no CUDA compiler on this machine. The message says how to get one."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One line of the compiler's complaint. `line` and `column` count from 1 in the source that was given;
-    None where the compiler names no place in it."""
-
-    line: int | None
-    column: int | None
-    severity: str
-    text: str
-
-
-class CompileError(Refused):
-    """The source does not compile. `messages` holds errors and warnings in the compiler's order, `log` its
-    words."""
-
-    def __init__(self, text: str, messages: tuple[Message, ...] = (), log: str = ""):
-        super().__init__(text)
-        self.messages, self.log = messages, log
 
 
 @dataclass(frozen=True)
@@ -174,7 +151,7 @@ def _compile(
 def _kept(request: dict, library: str) -> Path | None:
     """Where the answer to a request lies once it compiled: named by all that decides it, the text of our own headers
     and the compiler's file among them. None where there is no file that could tell one compiler from another."""
-    from . import cxx, kernel
+    from . import kernel
 
     try:
         found = os.stat(library)
@@ -182,7 +159,7 @@ def _kept(request: dict, library: str) -> Path | None:
         return None
     told = [request, kernel.included(request["source"]), library, found.st_size, found.st_mtime_ns]
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
-    return cxx.cache_folder().with_name("nvrtc") / f"{key}.json"
+    return cache_folder("nvrtc") / f"{key}.json"
 
 
 def _read(kept: Path | None) -> dict | None:
