@@ -115,7 +115,13 @@ def test_methods_side_by_side_on_the_same_layers(llama):
         NoiseEdges(llama, [])
 
 
-def test_the_aspect_ratio_bias(monkeypatch):
+def test_the_aspect_ratio_names_the_windows_that_fit():
+    assert set(AspectRatio(columns=50, ratios=(1, 2), rows=64, repeats=1).table["series"]) == {
+        "whole matrix", "FARMS, windows 50 × 50",
+    }  # fmt: skip
+
+
+def test_the_aspect_ratio_bias():
     bias = AspectRatio(columns=64, ratios=(1, 4), rows=32, repeats=2)
     table = bias.table.pivot(index="aspect_ratio", columns="series", values="alpha")
     whole, windows = table["whole matrix"], table.drop(columns="whole matrix").iloc[:, 0]

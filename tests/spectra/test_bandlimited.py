@@ -71,3 +71,10 @@ def test_the_error_is_that_of_the_curve_it_shows():
 def test_what_is_no_target_is_refused(act, reason):
     with pytest.raises(Refused, match=reason):
         act()
+
+
+def test_a_sweep_over_nothing_and_half_a_feature_are_refused():
+    with pytest.raises(Refused, match="nothing to fit"):
+        sweep([1], [1], seeds=0)
+    with pytest.raises(Refused, match="no whole number: take 2"):
+        fit_bandlimited(1, 1, features=2.5)

@@ -105,3 +105,42 @@ def test_a_correlation_trap_is_a_single_weight_that_is_far_too_large():
 def test_nothing_has_no_bulk():
     with pytest.raises(Refused, match="no eigenvalue above zero"):
         fit_bulk(np.zeros(5), 10, 5)
+
+
+def test_a_median_that_is_zero_is_no_noise_and_says_so():
+    w = noise(300, 150)
+    w[:, :100] = 0
+    bulk = median_bulk(eigenvalues(w), 300, 150)
+    assert bulk.problem == "half of the eigenvalues are zero"
+    low = noise(300, 40) @ noise(40, 150)  # zero but for rounding
+    assert median_bulk(eigenvalues(low), 300, 150).problem
+
+
+@pytest.mark.parametrize(("N", "M", "variance"), [(0, 5, 1.0), (5, 0, 1.0), (5, 5, -1.0), (5, 5, np.nan)])
+def test_an_edge_of_nothing_is_refused(N, M, variance):
+    with pytest.raises(Refused, match="dimensions from 1 and a variance from 0"):
+        tracy_widom_edge(N, M, variance)
+
+
+def test_a_bulk_needs_fifty_eigenvalues_as_a_tail_does():
+    reading = Reading(extra=("mp", "randomize"))
+    row = spectrum_row(noise(80, 49), reading)
+    assert row["mp_problem"] == "49 eigenvalues, and a bulk needs 50"
+    assert np.isnan(row["sigma_mp"])
+    assert row["rand_mp_problem"] == ""  # five shuffles are pooled
+    assert row["rand_sigma_mp"] == pytest.approx(1, abs=0.1)
+    tiny = spectrum_row(noise(80, 9), reading)
+    assert tiny["rand_mp_problem"] == "45 eigenvalues, and a bulk needs 50"
+    assert np.isnan(tiny["num_traps"])
+
+
+def test_shuffles_are_made_once(monkeypatch):
+    from workbench.spectra import randomized
+
+    seeds, shuffle = [], randomized.shuffled
+    monkeypatch.setattr(
+        randomized, "shuffled", lambda read, seed: (seeds.append(seed), shuffle(read, seed))[1]
+    )
+    row = spectrum_row(noise(200, 120), Reading(extra=("randomize",)))
+    assert seeds == [0]  # 120 eigenvalues: one shuffle
+    assert row["ww_softrank"] == row["max_rand_eval"] / row["lambda_max"]

@@ -70,7 +70,22 @@ def test_zeros_have_no_logarithm_and_are_left_out():
     assert hill(np.r_[0.0, 0.0, TEN]) == hill(TEN)
 
 
+@pytest.mark.parametrize("estimator", ["median", "peak", "search"])
+def test_what_is_zero_but_for_rounding_has_no_say(estimator):
+    """Rank 80 of 200: the median eigenvalue of the matrix is rounding, and its tail that of rounding."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((200, 80)) @ rng.standard_normal((80, 240))
+    eigenvalues = np.sort(singular_values(w) ** 2)
+    assert 0 < eigenvalues[100] < 1e-20
+    assert hill(eigenvalues, estimator).alpha == hill(eigenvalues[-80:], estimator).alpha
+    strong = [w[i : i + 90, j : j + 90] for i in (0, 110) for j in (0, 150)]
+    pooled = np.concatenate([np.sort(singular_values(window))[-80:] ** 2 for window in strong])
+    assert farms(w, rows=90, windows=2).alpha == pytest.approx(hill(pooled).alpha, rel=1e-9)
+
+
 def test_hill_refuses():
+    with pytest.raises(Refused, match="threshold -1"):
+        hill(TEN, threshold=-1)
     with pytest.raises(Refused, match="4 of 4 eigenvalues"):
         hill(TEN[:4])
     with pytest.raises(Refused, match="'mean' is none of median, peak, search"):
@@ -131,6 +146,24 @@ def test_a_convolution_has_the_mean_over_its_windows():
     ]
     assert found.alpha == pytest.approx(np.mean([plain_fit(pool, "median")[0] for pool in pools]), rel=1e-9)
     assert (found.windows, found.shape) == (3, (32, 32))
+
+
+def test_a_convolution_of_one_place_is_one_too():
+    w = np.random.default_rng(0).standard_normal((120, 60, 1, 1))
+    found = farms(w)
+    pools = [np.linalg.svd(w[i : i + 60, :, 0, 0], compute_uv=False) ** 2 for i in (0, 60)]
+    assert found.alpha == pytest.approx(np.mean([plain_fit(pool, "median")[0] for pool in pools]), rel=1e-9)
+
+
+def test_windows_with_fewer_than_fifty_eigenvalues_have_no_alpha_unless_it_is_asked_for():
+    w = np.random.default_rng(0).standard_normal((7, 120))
+    with pytest.raises(Refused, match=r"7 of 7 eigenvalues .* needs 50"):
+        farms(w, windows=1)
+    assert farms(w, windows=1, least=7).alpha > 1
+    with pytest.raises(Refused, match="9 of 9 eigenvalues"):  # depthwise: a window of each channel
+        farms(np.random.default_rng(0).standard_normal((64, 1, 3, 3)))
+    with pytest.raises(Refused, match=r"\[0, 5\] has no windows"):
+        farms(np.zeros((0, 5)))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from workbench.errors import Refused
 from workbench.spectra import ESD, esd, head_matrices, matrices, singular_values
 from workbench.spectra import values as values_of
+from workbench.spectra.matrices import sizes
 
 RNG = np.random.default_rng(0)
 
@@ -53,6 +54,13 @@ def test_heads_are_rows_of_q_and_columns_of_o():
         head_matrices(w, 5)
 
 
+@pytest.mark.parametrize("conv", ["slices", "im2col"])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3), (6, 4, 3, 2), (4, 6, 1, 1)])
+def test_sizes_are_those_of_the_matrices(shape, conv):
+    read = matrices(RNG.standard_normal(shape), conv)
+    assert sizes(shape, conv) == (read.N, read.M, len(read.parts))
+
+
 def test_ranks_lost_are_counted_in_each_slice():
     w = RNG.standard_normal((6, 4, 1, 2))
     w[:, 0, :, 0] = 0  # one slice loses a direction
@@ -65,6 +73,7 @@ def test_ranks_lost_are_counted_in_each_slice():
         (np.zeros(3), "a vector .* has no spectrum"),
         (np.zeros((2, 2, 2, 2, 2)), r"got \[2, 2, 2, 2, 2\]"),
         (np.zeros((3, 3), int), "int64, not floats"),
+        (np.zeros((5, 4, 0, 3)), r"\[5, 4, 0, 3\] has no place"),
         (np.array([[1.0, np.inf]]), r"1 of 2 weights .* the first at \[0, 1\]"),
     ],
 )
@@ -99,3 +108,14 @@ def test_a_large_matrix_is_multiplied_in_blocks(monkeypatch):
     monkeypatch.setattr(values_of, "BLOCK", 7 * 30)
     np.testing.assert_allclose(singular_values(w), whole[0], rtol=1e-12)
     np.testing.assert_allclose(singular_values(w.T), whole[1], rtol=1e-12)
+
+
+def test_a_gpu_without_room_is_not_the_end(monkeypatch):
+    def full(gram):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setitem(values_of.SOLVERS, "cuda", full)
+    monkeypatch.setattr(values_of, "fastest_solver", lambda: "cuda")
+    monkeypatch.setattr(values_of, "MEASURED_FROM", 10)
+    w = RNG.standard_normal((20, 30))
+    np.testing.assert_allclose(singular_values(w), np.linalg.svd(w, compute_uv=False), rtol=1e-9)

@@ -81,3 +81,9 @@ def test_what_has_no_alignment_is_refused(act, reason):
 
 def test_kernels_of_silence_have_no_alignment():
     assert math.isnan(kernel_alignment(np.zeros((2, 2)), K0))
+
+
+@pytest.mark.parametrize("w", [np.full((3, 4), np.nan), np.ones(4)])
+def test_ranks_of_what_is_no_matrix_are_refused(w):
+    with pytest.raises(Refused, match="finite weights"):
+        ranks(w)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import Refused
-from workbench.spectra import NoiseEdge, noise_density, overlap, predicted_spike, shares
+from workbench.spectra import NoiseEdge, kept_directions, noise_density, overlap, predicted_spike, shares
 
 
 def turned(degrees: float) -> np.ndarray:
@@ -32,6 +32,38 @@ def test_a_copy_has_no_angles_and_k_is_lowered():
         overlap(w, w, 0)
     with pytest.raises(Refused, match=r"\[30, 20\], its copy \[20, 30\]"):
         overlap(w, w.T)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30)])
+def test_directions_that_a_matrix_has_not_are_not_compared(shape):
+    """Rank 3: five of eight directions could be any, and say nothing of the copy."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((shape[0], 3)) @ rng.standard_normal((3, shape[1]))
+    copy = w + 1e-9 * rng.standard_normal(shape)
+    found = overlap(w, copy, 8)
+    assert len(found.left) == len(found.right) == 3
+    assert found.largest < 1e-5
+    assert len(kept_directions(w, copy, 8)[0]) == 3
+    assert np.isnan(overlap(0 * w, copy).left_overlap)
+    assert np.isnan(overlap(0 * w, copy).largest)
+
+
+def test_directions_that_the_copy_has_lost_are_off_by_a_right_angle():
+    w = np.diag([3.0, 2.0, 1.0, 0.5])
+    copy = np.diag([3.0, 2.0, 0.0, 0.0])
+    found = overlap(w, copy, 4)
+    assert found.left == pytest.approx([0, 0, 90, 90])
+    assert found.left_overlap == pytest.approx(0.5)
+    assert kept_directions(w, copy, 4)[1] == pytest.approx([1, 1, 0, 0])
+    assert overlap(w, 0 * w, 2).right.tolist() == [90, 90]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_angles_have_no_scale(scale):
+    rng = np.random.default_rng(0)
+    w, e = rng.standard_normal((20, 30)), 0.1 * rng.standard_normal((20, 30))
+    plain, scaled = overlap(w, w + e, 4), overlap(w * scale, (w + e) * scale, 4)
+    np.testing.assert_allclose(scaled.left, plain.left, rtol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(400, 200), (200, 400)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import Refused
-from workbench.spectra import COLUMNS, effective_rank, participation_ratio, spectrum_row
+from workbench.spectra import COLUMNS, EXTRAS, Reading, effective_rank, participation_ratio, spectrum_row
 
 TEN = [0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1, 3.4, 8.9, 20]
 
@@ -143,6 +143,45 @@ def test_odd_matrices_give_a_row_with_the_reason(w, words):
 def test_what_is_no_weight_matrix_is_refused(w):
     with pytest.raises(Refused, match="spectrum: "):
         spectrum_row(w)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"), [((8, 4, 3, 3), (8, 4, 9)), ((64, 32, 5), (64, 32, 5)), ((12, 20), (20, 12, 1))]
+)
+@pytest.mark.parametrize("fill", [np.nan, 1.0])
+def test_what_is_not_finite_has_the_sizes_that_it_would_have(shape, sizes, fill):
+    row = spectrum_row(np.full(shape, fill))
+    assert (row["N"], row["M"], row["rf"]) == sizes
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 3, 3)])
+def test_empty_weights_have_a_row_with_every_extra(shape):
+    row = spectrum_row(np.zeros(shape), Reading(extra=tuple(EXTRAS)))
+    assert (row["status"], row["reason"]) == ("failed", "no weights")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"conv": "slice"}, "near: slices"),
+        ({"extra": ("farm",)}, "no extra columns 'farm'"),
+        ({"rows": 0}, "rows 0"),
+        ({"ratio": float("nan")}, "ratio nan"),
+        ({"windows": 0}, "windows 0"),
+        ({"estimator": "best"}, "'best' is none of median, peak, search"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_a_reading_that_makes_no_sense_is_refused_before_the_work(arguments, words):
+    with pytest.raises(Refused, match=words):
+        Reading(**arguments)
+
+
+def test_the_reason_says_where_only_the_windows_have_no_fit():
+    w = np.random.default_rng(0).standard_normal((80, 90))
+    row = spectrum_row(w, Reading(extra=("farms",), rows=10, windows=1))
+    assert (row["status"], row["reason"][:45]) == ("success", "FARMS: tail fit: 10 of 10 eigenvalues lie abo")
+    assert math.isnan(row["alpha_farms"])
 
 
 def test_rank_one_has_entropy_zero():

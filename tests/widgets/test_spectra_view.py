@@ -9,7 +9,7 @@ import pytest
 import workbench as wb
 from workbench.errors import Refused
 from workbench.inspect import Spectra
-from workbench.jobs import Job
+from workbench.jobs import Cancelled, Job
 from workbench.widgets.spectra import SpectraView
 
 
@@ -21,7 +21,7 @@ def test_a_job_that_ends_before_the_first_layer_leaves_a_view_that_can_go_on(sel
     if selector == "role:q":
         job.cancel()
     view.measure.disabled = True
-    with pytest.raises(Exception):  # noqa: B017  (cancelled, or refused: either ends without a row)
+    with pytest.raises((Cancelled, Refused)):
         job.run()
     assert not found.rows
     view._measured(job)

@@ -108,9 +108,11 @@ def train_regimes(
     rate: float = 0.01,
     job: Job | None = None,
 ) -> Regime:
-    """Train one network for each rank and seed, `steps` steps of SGD with momentum 0.9, and compare before and after.
+    """Train one network for each rank and seed, `steps` steps of SGD with momentum 0.9 and gradients of norm 1 at most,
+    and compare before and after.
 
-    Raises Refused for a rank beyond `units`, an unknown task, and where a training diverged."""
+    Raises Refused for a rank beyond `units`, a rate that is not above 0, an unknown task, and where a training
+    diverged."""
     import pandas as pd
 
     data = _data(task)
@@ -118,6 +120,8 @@ def train_regimes(
         raise Refused(
             f"ranks {list(ranks)} of {units} units, {seeds} seeds, {steps} steps: ranks lie in 1 to {units}"
         )
+    if not 0 < rate < float("inf"):
+        raise Refused(f"a rate of {rate} trains nothing: take one above 0, such as 0.01")
     cases = [(rank, seed) for rank in ranks for seed in range(seeds)]
     begun = [_initial(rank, seed, units, data) for rank, seed in cases]
     start = [torch.stack(each) for each in zip(*begun, strict=True)]

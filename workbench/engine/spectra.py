@@ -7,24 +7,44 @@ turned.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from functools import cached_property
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from ..errors import Refused
 from ..grid import CompressedWeight
 from ..jobs import Job, ahead
 from ..model import Layer, Model
-from ..spectra import ESD, NoiseEdge, Reading, head_matrices, overlap, spectrum_row, spectrum_row_of
+from ..spectra import (
+    ESD,
+    Matrices,
+    NoiseEdge,
+    Reading,
+    failed_row,
+    matrices,
+    overlap,
+    spectrum_row,
+    spectrum_row_of,
+)
+from ..spectra.values import as_matrix
+from .heads import check_heads, heads_in, heads_of
 from .variant import Variant
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SMALL = 1 << 23  # weights of a layer up to which several are worked on at once
+TOGETHER = (
+    1 << 25
+)  # weights that are worked on at once, on however many cores: some copies of them in float64
 TOP = 8  # leading directions of which the angles are measured
 PLAIN = Reading()
 
@@ -32,7 +52,7 @@ SPECTRA_COLUMNS = {
     "layer_id": "place of the layer in the model, from 0",
     "name": "layer, as the checkpoint calls it without .weight",
     "longname": "= name",
-    "layer_type": "dense, conv2d or embedding",
+    "layer_type": "dense, conv1d, conv2d or embedding",
     "role": "q, k, v, o, gate, up, down, ...",
     "block": "index of its transformer or residual block, from 0; empty outside blocks",
     "head": "index of the attention head, where layers are cut into heads (ours)",
@@ -70,7 +90,8 @@ def spectra(
 ) -> pd.DataFrame:
     """One row for each layer, columns as in SPECTRA_COLUMNS, `reading.columns` and, for a Variant, AFTER_COLUMNS.
 
-    `heads`: a row for each attention head of q, k, v and o instead of one for the layer. `job` hears of every layer and
+    `heads`: a row for each attention head of q, k, v (also where they are fused) and o instead of one for the layer;
+    Refused where no layer is known to have any. `job` hears of every layer and
     cancels between two. A layer that cannot be read has a row that says why."""
     rows = list(spectra_rows(subject, layers, reading, heads=heads, job=job))
     return spectra_frame(rows, reading, subject.model.name if isinstance(subject, Variant) else subject.name)
@@ -112,26 +133,74 @@ def spectra_rows(
             else None
         )
     chosen, places = model.select(layers), {layer.name: place for place, layer in enumerate(model.layers)}
+    if heads:
+        check_heads(model, chosen)
     if job is not None and chosen:
         job.step(0, len(chosen), chosen[0].name)
 
     def work(layer: Layer) -> list[dict[str, Any]]:
-        return list(_rows(model, layer, reading, heads, made))
+        with ONE_THREAD.held() if layer.parameters <= SMALL else nullcontext():
+            return list(_rows(model, layer, reading, heads, made))
 
-    # A LAPACK call on a matrix of this size uses one core well and two badly, so layers go side by side, each on one
-    # thread; a large one gets the machine, and the memory, for itself.
-    small = max((layer.parameters for layer in chosen), default=0) <= SMALL
-    with threadpool_limits(1 if small else None, user_api="blas"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for done, (layer, rows) in enumerate(ahead(work, chosen, cores if small else 1), start=1):
+    # Closed at once when a job is cancelled: its error keeps this frame, and the frame would keep the threads.
+    with closing(_side_by_side(work, chosen)) as found:
+        for done, (layer, rows) in enumerate(found, start=1):
             for row in rows:
                 yield {**_facts(layer, places[layer.name], row), **row}
             if job is not None:
                 job.step(done, len(chosen), layer.name)
 
 
+def _side_by_side(
+    work: Callable[[Layer], list[dict[str, Any]]], chosen: Sequence[Layer]
+) -> Generator[tuple[Layer, list[dict[str, Any]]]]:
+    """(layer, rows) in order. A LAPACK call on a small matrix uses one core well and two badly, so small layers go side
+    by side, each on one thread; a large one gets the machine, and the memory, for itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for small, group in groupby(chosen, key=lambda layer: layer.parameters <= SMALL):
+        layers = list(group)
+        largest = max(layer.parameters for layer in layers)
+        yield from ahead(work, layers, min(cores, TOGETHER // max(1, largest)) if small else 1)
+
+
+class _OneThread:
+    """BLAS and torch on one thread while anyone holds it.
+
+    The limit of BLAS belongs to the process: two holders that each put back what they found would leave it at one
+    thread for ever. So the first one in sets it and the last one out puts it back. That of OpenMP belongs to a thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._holders = threading.Lock(), 0
+        self._limit: Any = None
+
+    @cached_property
+    def _pools(self) -> ThreadpoolController:
+        return ThreadpoolController()  # looks through all loaded libraries: 2 ms
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        torch.get_num_threads()  # torch sets OpenMP's threads where a thread first asks, which has to lie behind us
+        with self._lock:
+            if not self._holders:
+                self._limit = self._pools.limit(limits=1, user_api="blas")
+            self._holders += 1
+        try:
+            with self._pools.limit(limits=1, user_api="openmp"):
+                yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if not self._holders:
+                    self._limit.restore_original_limits()
+
+
+ONE_THREAD = _OneThread()
+
+
 def _facts(layer: Layer, place: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    kind = "conv2d" if len(layer.stored) == 4 else "embedding" if layer.role == "embed" else "dense"
+    kind = {3: "conv1d", 4: "conv2d"}.get(len(layer.stored)) if "convolution" in layer.note else None
+    kind = kind or ("embedding" if layer.role == "embed" else "dense")
     return {
         "layer_id": place,
         "name": layer.name,
@@ -150,16 +219,14 @@ def _rows(
     try:
         compressed = None if made is None else made(layer)
         stored = model.source.read(layer.tensor)
-        count = heads_of(model, layer) if heads else 0
-        if count:
-            columns = layer.role == "o"
-            parts = head_matrices(layer.to_matrix(stored), count, columns=columns)
-            copies: Any = [None] * count
+        if heads and heads_of(model, layer):
+            parts = heads_in(model, layer, layer.to_matrix(stored))
+            label, copies = "", iter(())
             if compressed is not None:
-                copies = head_matrices(compressed[0].dequantize(), count, columns=columns)
-            for head, (part, copy) in enumerate(zip(parts, copies, strict=True)):
-                after = {} if copy is None or compressed is None else _after(part, copy, compressed[1])
-                yield {"head": head, **spectrum_row(part, reading), **after}
+                label, copies = compressed[1], heads_in(model, layer, compressed[0].dequantize())
+            for (role, head, part), copy in zip_longest(parts, copies):
+                after = {} if copy is None else _after(part, copy[2], label)
+                yield {"role": role, "head": head, **spectrum_row(part, reading), **after}
         elif compressed is None:
             yield spectrum_row(_shaped(layer, stored), reading)
         else:
@@ -168,25 +235,38 @@ def _rows(
                 **spectrum_row(_shaped(layer, stored), reading),
                 **_after(w, copy, compressed[1], layer, reading),
             }
-    except (Refused, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        yield {**dict.fromkeys(reading.columns), "status": "failed", "reason": reason}
+    except (Refused, RuntimeError, OSError, MemoryError, np.linalg.LinAlgError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        shape = layer.shape
+        if "convolution" in layer.note:
+            shape = layer.stored
+        elif _stacked(layer):
+            shape = (*layer.stored[1:], layer.stored[0])
+        yield dict(failed_row(shape, reason, reading))
 
 
-def _shaped(layer: Layer, stored: Tensor) -> Tensor:
-    """A convolution as it is stored, everything else as [out, in]."""
+def _stacked(layer: Layer) -> bool:
+    """Whether the layer is a stack of experts [experts, out, in]: matrices of their own, whose spectra are pooled."""
+    return "stacked" in layer.note and len(layer.stored) == 3
+
+
+def _shaped(layer: Layer, stored: Tensor) -> Tensor | Matrices:
+    """A convolution as it is stored, stacked experts one by one, everything else as [out, in]."""
+    if _stacked(layer):
+        return Matrices(tuple(as_matrix(expert) for expert in stored))
     return stored if "convolution" in layer.note else layer.to_matrix(stored)
 
 
 def _after(
     w: Any, copy: Any, method: str, layer: Layer | None = None, reading: Reading = PLAIN
 ) -> dict[str, Any]:
-    """What a layer [out, in] and its compressed copy have to say of each other."""
+    """What a layer [out, in] and its compressed copy have to say of each other; a convolution's noise edge and angles
+    are of its one matrix [out, in * height * width], those of stacked experts of the stack."""
     found = NoiseEdge.measure(w, copy)
-    if layer is not None and "convolution" in layer.note:
-        row = spectrum_row(layer.to_tensor(copy), Reading(conv=reading.conv))
+    if layer is not None and len(layer.stored) > 2:
+        row = spectrum_row(_shaped(layer, layer.to_tensor(copy)), Reading(conv=reading.conv))
     else:
-        row = spectrum_row_of(ESD.of(found.after, found.shape))
+        row = spectrum_row_of(ESD.of(found.after, found.shape), PLAIN, matrices(copy))
     turned = overlap(w, copy, TOP)
     kept = {
         f"after_{name}": row[name]
@@ -206,12 +286,3 @@ def _after(
         **kept,
         "after": row,
     }
-
-
-def heads_of(model: Model, layer: Layer) -> int:
-    """How many attention heads the rows of q, k and v, or the columns of o, belong to; 0 for other layers and where the
-    configuration does not say."""
-    heads = int(model.config.get("num_attention_heads") or 0)
-    if layer.role in ("k", "v"):
-        heads = int(model.config.get("num_key_value_heads") or heads)
-    return heads if layer.role in ("q", "k", "v", "o") else 0

@@ -158,7 +158,7 @@ def _bulk(eigenvalues: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, 
         bulk = median_bulk(eigenvalues, max(shape), min(shape))
     except Refused:
         return None
-    if not bulk.high > 0:
+    if bulk.problem:
         return None
     x = np.geomspace(max(bulk.low, bulk.high * 1e-4), bulk.high, 200)
     unit = bulk.scale**2

@@ -147,9 +147,9 @@ class NoiseEdges(Viewable):
         """One column by depth, a colour and a mark for each method."""
         from ..figures.spectra import layers_figure
 
-        table = self.table.assign(role=self.table["method"])
+        table = self.table.assign(role=self.table["method"])[["name", "role", "block", metric]]
         title = f"{metric} of {self.name}, method by method"
-        return layers_figure(table[["name", "role", "block", metric]], metric, title=title, theme=theme)
+        return layers_figure(pd.DataFrame(table), metric, title=title, theme=theme)
 
 
 class AspectRatio(Viewable):
@@ -171,8 +171,10 @@ class AspectRatio(Viewable):
             for _ in range(repeats):
                 w = random.standard_normal((columns * ratio, columns)) / np.sqrt(columns * ratio)
                 found.setdefault(("whole matrix", ratio), []).append(hill(singular_values(w) ** 2).alpha)
-                windows = farms(w, rows=rows).alpha
-                found.setdefault((f"FARMS, windows {rows} × {rows}", ratio), []).append(windows)
+                windows = farms(w, rows=rows)
+                # Fewer rows than were asked for where the matrix has no more.
+                size = " × ".join(map(str, windows.shape))
+                found.setdefault((f"FARMS, windows {size}", ratio), []).append(windows.alpha)
         self.table = pd.DataFrame(
             [
                 {

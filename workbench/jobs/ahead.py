@@ -22,7 +22,7 @@ def ahead(
             yield item, function(item)
         return
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
     try:
         for item in items:
             waiting.append((item, pool.submit(function, item)))

@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from ..model import Layer
     from ..spectra import Reading
 
-FIRST = ("name", "head", "M", "N", "alpha", "D", "sigma", "xmin", "log_norm", "stable_rank", "effective_rank")
+FIRST = (
+    "name",
+    "role",
+    "head",
+    "M",
+    "N",
+    "alpha",
+    "D",
+    "sigma",
+    "xmin",
+    "log_norm",
+    "stable_rank",
+    "effective_rank",
+)
 BY_EXTRA = {
     "mp": ("num_spikes", "bulk_max", "mp_problem"),
     "randomize": ("rand_distance", "num_traps"),
@@ -133,7 +146,9 @@ def _compressor(model: Any, planned: Any, batches: Any) -> Made:
 
 def _table(frame: pd.DataFrame, reading: Reading, name: str) -> Table:
     extras = [column for extra in reading.extra for column in BY_EXTRA[extra]]
-    columns = [column for column in (*FIRST, *extras, *AFTER, *LAST) if column in frame]
+    # The role is in the name already, but for the heads of a fused projection.
+    wanted = [column for column in (*FIRST, *extras, *AFTER, *LAST) if column != "role" or "head" in frame]
+    columns = [column for column in wanted if column in frame]
     columns = [c for c in columns if c not in LAST or frame[c].astype(str).str.len().any()]
     told = frame.attrs["columns"]
     caption = "\n".join(f"{column}: {told[column]}" for column in columns if column not in ("name", "M", "N"))

@@ -11,6 +11,7 @@ from workbench.spectra import alignment, bandlimited, regime
 from workbench.spectra.allocation import shares
 from workbench.spectra.alternatives import Alternative, best_tail, compare_tails
 from workbench.spectra.bulk import Bulk, fit_bulk, median_bulk, mp_density, mp_edges, tracy_widom_edge
+from workbench.spectra.columns import COLUMNS, EXTRAS
 from workbench.spectra.edge import NoiseEdge, detection_threshold, noise_density, noise_edge
 from workbench.spectra.esd import ESD, esd
 from workbench.spectra.farms import Farms, farms
@@ -20,10 +21,9 @@ from workbench.spectra.powerlaw import TailFit, TailScan, fit_from, fit_tail, sc
 from workbench.spectra.randomized import randomized_eigenvalues, shuffled
 from workbench.spectra.subspace import Overlap, Spike, kept_directions, overlap, predicted_spike
 from workbench.spectra.table import (
-    COLUMNS,
-    EXTRAS,
     Reading,
     effective_rank,
+    failed_row,
     participation_ratio,
     spectrum_row,
     spectrum_row_of,
@@ -51,6 +51,7 @@ __all__ = [
     "detection_threshold",
     "effective_rank",
     "esd",
+    "failed_row",
     "farms",
     "fastest_solver",
     "fit_bulk",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -69,6 +70,8 @@ def fit_bandlimited(
             raise Refused(
                 f"{name} {value} of the bandlimited features is not possible: take a number above 0"
             )
+    if features != int(features):
+        raise Refused(f"{features} bandlimited features are no whole number: take {features:.0f}")
     rng = np.random.default_rng(seed)
     w, b = rng.uniform(-bound, bound, (2, int(features)))
     x = np.linspace(-1, 1, POINTS)
@@ -100,8 +103,10 @@ def sweep(
     features: int = FEATURES,
     step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, float]]:
-    """A row of SWEEP_COLUMNS for each frequency, bound, ridge and seed."""
-    cases = [(f, b, r, s) for f in frequencies for b in bounds for r in ridges for s in range(seeds)]
+    """A row of SWEEP_COLUMNS for each frequency, bound, ridge and seed. Refused where that is none at all."""
+    cases = list(product(frequencies, bounds, ridges, range(seeds)))
+    if not cases:
+        raise Refused("bandlimited: nothing to fit; give at least one frequency, bound, ridge and seed")
     rows = []
     for done, (frequency, bound, ridge, seed) in enumerate(cases):
         step(done, len(cases))

@@ -25,6 +25,7 @@ WIDTH = 0.1  # of the kernel, in eigenvalues of mean 1 (square matrices: in thei
 PLACES = 1000
 FAINT = 0.01  # densities below are left out of the fit
 GRID = np.arange(0.05, 2.0, 0.01)  # times sigma_max, the sigma whose edge is the largest eigenvalue
+EPS = float(np.finfo(np.float64).eps)
 REFUSED = 1000.0  # residual at every place where a sigma is out of question
 TRACY_WIDOM = {
     0.5: -1.2686,
@@ -74,6 +75,10 @@ def tracy_widom_edge(N: int, M: int, variance: float, quantile: float = 0.95) ->
     2012), which is accurate from a dozen rows on."""
     if quantile not in TRACY_WIDOM:
         raise Refused(f"Tracy-Widom: quantile {quantile} is none of {', '.join(map(str, TRACY_WIDOM))}")
+    if min(N, M) < 1 or not variance >= 0:
+        raise Refused(
+            f"Tracy-Widom: [{N}, {M}] of variance {variance:g}; take dimensions from 1 and a variance from 0"
+        )
     a, b = np.sqrt(N - 0.5), np.sqrt(M - 0.5)
     return float(variance * ((a + b) ** 2 + TRACY_WIDOM[quantile] * (a + b) * (1 / a + 1 / b) ** (1 / 3)))
 
@@ -102,10 +107,13 @@ def fit_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
 
 def median_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
     """The bulk whose median is the median of eigenvalues [n], ascending: spikes do not move it. Gavish & Donoho 2014,
-    section III.D, for the noise level of a matrix."""
+    section III.D, for the noise level of a matrix. Where half of them are zero the median is no noise, which `problem`
+    says."""
     scaled, scale = _scaled(eigenvalues)
-    sigma = float(np.sqrt(np.median(scaled) / _mp_median(N / M)))
-    return _bulk(scaled, scale, sigma, N / M, M, "")
+    middle = float(np.median(scaled))
+    zero = middle <= scaled[-1] * (N * EPS) ** 2
+    sigma = float(np.sqrt(middle / _mp_median(N / M)))
+    return _bulk(scaled, scale, sigma, N / M, M, "half of the eigenvalues are zero" if zero else "")
 
 
 def _scaled(eigenvalues: np.ndarray) -> tuple[np.ndarray, float]:

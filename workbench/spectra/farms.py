@@ -17,7 +17,8 @@ import numpy as np
 
 from workbench.errors import Refused
 from workbench.spectra.hill import ESTIMATORS, hill
-from workbench.spectra.matrices import matrices
+from workbench.spectra.matrices import Matrices, matrices
+from workbench.spectra.powerlaw import LEAST
 from workbench.spectra.values import GRAM_FLOOR, singular_values
 
 if TYPE_CHECKING:
@@ -49,29 +50,34 @@ class Farms:
 
 
 def farms(
-    w: Matrix,
+    w: Matrix | Matrices,
     *,
     rows: int = ROWS,
     ratio: float = 1.0,
     windows: int = WINDOWS,
     stride: int | None = None,
     estimator: str = "median",
+    least: int = LEAST,
 ) -> Farms:
-    """FARMS of w [out, in] or of a convolution [out, in, height, width].
+    """FARMS of w [out, in], of a convolution [out, in, height, width], or of `Matrices`, windows of all pooled.
 
     `rows` of a window, less where the matrix has fewer; `ratio` of its columns to its rows; `windows` along each
     dimension, evenly spread, or one every `stride` rows and columns. `estimator`: one of `hill`. Alphas of different
     `rows` or `ratio`, and of whole matrices, are not comparable: `rows` should not exceed the smallest dimension of the
-    layers that are compared. Raises `Refused` for what does not make sense, and as `hill` and `matrices` do."""
-    _check(rows, ratio, windows, stride, estimator)
-    read = matrices(w)
-    if len(read.parts) > 1:
-        return _convolution(read.parts, ratio, estimator)
+    layers that are compared. Windows of a convolution are as wide as its slices are, whatever `rows`, `windows` and
+    `stride` say. Raises `Refused` for what does not make sense, fewer than `least` eigenvalues in a fit, and as `hill`
+    and `matrices` do."""
+    check_windows(rows, ratio, windows, stride, estimator)
+    read = w if isinstance(w, Matrices) else matrices(w)
+    if not read.M:
+        raise Refused(f"FARMS: a weight {list(w.shape)} has no windows; it holds no weights")
+    if not isinstance(w, Matrices) and w.ndim > 2:
+        return _convolution(read.parts, ratio, estimator, least)
     shape = window_shape(read.shape, rows, ratio)
     starts = tuple(_starts(read.shape, shape, windows, stride))
     eigenvalues = _pooled(read.parts, shape, starts)
-    fit = hill(eigenvalues, estimator)
-    return Farms(fit.alpha, fit.D, shape, len(starts), eigenvalues, starts)
+    fit = hill(eigenvalues, estimator, least=least)
+    return Farms(fit.alpha, fit.D, shape, len(starts) * len(read.parts), eigenvalues, starts)
 
 
 def window_shape(shape: tuple[int, int], rows: int, ratio: float) -> tuple[int, int]:
@@ -120,7 +126,7 @@ def _squared(windows: np.ndarray) -> np.ndarray:
     return eigenvalues
 
 
-def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str) -> Farms:
+def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str, least: int) -> Farms:
     """Windows one below the other, as wide as the slices are, the slices in tall orientation; a fit for each window
     of all slices together, and the mean of the alphas."""
     tall = [part if part.shape[0] >= part.shape[1] else part.T for part in parts]
@@ -130,12 +136,13 @@ def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str) ->
     )
     starts = tuple((row, 0) for row in range(0, rows - window[0] + 1, window[0]))
     pools = [_pooled(tall, window, (start,)) for start in starts]
-    fits = [hill(pool, estimator) for pool in pools]
+    fits = [hill(pool, estimator, least=least) for pool in pools]
     alpha, distance = (float(np.mean([getattr(fit, name) for fit in fits])) for name in ("alpha", "D"))
     return Farms(alpha, distance, window, len(starts), np.sort(np.concatenate(pools)), starts)
 
 
-def _check(rows: int, ratio: float, windows: int, stride: int | None, estimator: str) -> None:
+def check_windows(rows: int, ratio: float, windows: int, stride: int | None, estimator: str) -> None:
+    """Refused for windows, and an estimator, that do not make sense."""
     if rows < 1 or windows < 1 or (stride is not None and stride < 1):
         raise Refused(f"FARMS: rows {rows}, windows {windows} and stride {stride} start at 1")
     if not 0 < ratio < np.inf:

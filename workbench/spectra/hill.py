@@ -19,6 +19,7 @@ from workbench.spectra.powerlaw import TailFit, fit_from, fit_tail, refuse_few
 ESTIMATORS = ("median", "peak", "search")
 LEAST = 5  # eigenvalues, as the published code asks for
 BINS = 100  # of the histogram of log10 lambda whose fullest bin is the peak
+EPS = float(np.finfo(np.float64).eps)
 PEAK = (0.95, 1.5)  # of the peak: the range in which the rule "peak" looks for xmin
 
 
@@ -34,15 +35,16 @@ def hill(
 
     `estimator`: "median", from the upper half on; "peak", the least D among the xmin near the fullest bin of the
     histogram of log10 lambda; "search", the least D of all (`fit_tail`). Eigenvalues <= `threshold` are dropped first,
-    zeros always: their logarithm is no number. Raises `Refused` for fewer than `least`, equal eigenvalues, NaN, Inf,
-    negative values and an estimator that does not exist."""
+    and always those that are zero to the precision of float64: their logarithm is none of the matrix. Raises `Refused`
+    for fewer than `least`, equal eigenvalues, NaN, Inf, negative values and an estimator that does not exist."""
     if estimator not in ESTIMATORS:
         raise Refused(
             f"Hill estimator {estimator!r} is none of {', '.join(ESTIMATORS)}{near(estimator, ESTIMATORS)}"
         )
-    if estimator == "search":
-        return fit_tail(eigenvalues, threshold=threshold, least=least)
     values = np.asarray(eigenvalues, float)
+    threshold = max(threshold, _zero(values)) if threshold >= 0 else threshold  # below 0: refused in the fit
+    if estimator == "search":
+        return fit_tail(values, threshold=threshold, least=least)
     kept = np.sort(values[values > threshold])  # NaN is not; what is fitted below refuses it
     refuse_few(len(kept), len(values), threshold, least)
     if estimator == "median":
@@ -50,6 +52,13 @@ def hill(
     else:
         fit = fit_tail(values, threshold=threshold, least=least, xmin=_near_peak(kept, published))
     return fit if published else _papers(fit, kept)
+
+
+def _zero(eigenvalues: np.ndarray) -> float:
+    """Up to where eigenvalues [n] are rounding: squared singular values under n * eps of the largest. In a matrix of
+    lower rank they are many, and the published code, which keeps them, fits their tail instead of the weight's."""
+    largest = float(np.max(eigenvalues, initial=0.0))
+    return largest * (eigenvalues.size * EPS) ** 2 if np.isfinite(largest) else 0.0
 
 
 def _near_peak(eigenvalues: np.ndarray, published: bool) -> tuple[float, float]:

@@ -18,6 +18,8 @@ from workbench.errors import Refused, near
 from workbench.spectra.values import as_array
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workbench.spectra.values import Matrix
 
 CONVOLUTIONS = ("slices", "im2col")
@@ -49,25 +51,43 @@ class Matrices:
 def matrices(w: Matrix, conv: str = "slices") -> Matrices:
     """w [out, in], or a convolution [out, in, width] or [out, in, height, width], read as `conv` says.
 
-    Raises `Refused` for vectors, scalars, other shapes, integers, and a reading that does not exist; `NotFinite` for
-    NaN or Inf."""
-    if conv not in CONVOLUTIONS:
-        raise Refused(
-            f"spectrum: a convolution is read as {' or '.join(CONVOLUTIONS)}, not {conv!r}{near(conv, CONVOLUTIONS)}"
-        )
+    Raises `Refused` for vectors, scalars, other shapes, a kernel without places, integers, and a reading that does not
+    exist; `NotFinite` for NaN or Inf."""
+    check_reading(conv)
     if getattr(w, "ndim", None) not in (2, 3, 4):
         shape = list(getattr(w, "shape", ())) or type(w).__name__
         raise Refused(
             f"spectrum: expected a weight matrix [out, in] or a convolution [out, in, height, width], got {shape}; "
             "a vector (a bias, a norm) has no spectrum"
         )
+    places = math.prod(w.shape[2:])
+    if not places:
+        raise Refused(
+            f"spectrum: the kernel of a convolution {list(w.shape)} has no place; take at least 1 x 1"
+        )
     a = as_array(w)
     if a.ndim == 2:
         return Matrices((a,))
     if conv == "im2col":
-        return Matrices((a.reshape(len(a), -1),))
-    slices = np.moveaxis(a.reshape(*a.shape[:2], -1), 2, 0)
+        return Matrices((a.reshape(len(a), a.shape[1] * places),))
+    slices = np.moveaxis(a.reshape(*a.shape[:2], places), 2, 0)
     return Matrices(tuple(np.multiply(part, SLICE_FACTOR, dtype=np.float64) for part in slices))
+
+
+def check_reading(conv: str) -> None:
+    """Refused, with near names, for a reading of convolutions that does not exist."""
+    if conv not in CONVOLUTIONS:
+        raise Refused(
+            f"spectrum: a convolution is read as {' or '.join(CONVOLUTIONS)}, not {conv!r}{near(conv, CONVOLUTIONS)}"
+        )
+
+
+def sizes(shape: Sequence[int], conv: str = "slices") -> tuple[int, int, int]:
+    """(N, M, how many) of the `matrices` of a weight of this shape [out, in, ...], without its values."""
+    places = math.prod(shape[2:])
+    if conv == "im2col":
+        shape, places = (shape[0], shape[1] * places), 1
+    return max(shape[:2]), min(shape[:2]), places
 
 
 def head_matrices(w: Matrix, heads: int, *, columns: bool = False) -> tuple[np.ndarray, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import rel_entr
 
-from workbench.spectra.esd import ESD, esd
+from workbench.spectra.esd import esd
 from workbench.spectra.matrices import Matrices
 
 FEW = 100  # eigenvalues under which five shuffles are pooled, as in WeightWatcher
@@ -25,9 +25,13 @@ def shuffled(read: Matrices, seed: int = 0) -> Matrices:
 
 def randomized_eigenvalues(read: Matrices, seed: int = 0) -> np.ndarray:
     """Eigenvalues [replicas * n], ascending, of shuffled matrices; several shuffles where the eigenvalues are few."""
+    return np.sort(np.concatenate(randomized(read, seed)))
+
+
+def randomized(read: Matrices, seed: int = 0) -> list[np.ndarray]:
+    """Eigenvalues [n], ascending, of each shuffle that `randomized_eigenvalues` pools."""
     replicas = REPLICAS if read.M * len(read.parts) < FEW else 1
-    found = [esd(shuffled(read, seed + place)).eigenvalues for place in range(replicas)]
-    return np.sort(np.concatenate(found))
+    return [esd(shuffled(read, seed + place)).eigenvalues for place in range(replicas)]
 
 
 def jensen_shannon_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,8 +41,3 @@ def jensen_shannon_distance(a: np.ndarray, b: np.ndarray) -> float:
     # WeightWatcher means before it divides by the sums, so that the middle is weighted by them.
     m = (a + b) / (a.sum() + b.sum())
     return float(np.sqrt(max(0.0, (rel_entr(p, m).sum() + rel_entr(q, m).sum()) / 2)))
-
-
-def randomized_esd(read: Matrices, seed: int = 0) -> ESD:
-    """The ESD of one shuffle."""
-    return esd(shuffled(read, seed))

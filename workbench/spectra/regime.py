@@ -71,12 +71,16 @@ def low_rank(w: np.ndarray, rank: int) -> np.ndarray:
 
 
 def ranks(w: np.ndarray) -> dict[str, float]:
-    """Five ranks of w [out, in]: how many directions it uses, by five definitions.
+    """Five ranks of w [out, in]: how many directions it uses, by five definitions. Refused for NaN, Inf, other shapes.
 
     `hard_rank`: values above rounding; `stable_rank`: sum s^2 / s_1^2; `participation_ratio`: (sum s^2)^2 / sum s^4;
     `entropy_rank`: exp of the entropy of s / sum s (Roy & Vetterli 2007); `energy_rank`: the same of s^2 / sum s^2.
     """
     matrix = np.asarray(w, np.float64)
+    if matrix.ndim != 2 or not np.isfinite(matrix).all():
+        raise Refused(
+            f"ranks: expected finite weights [out, in], got {list(matrix.shape)}, or NaN or Inf in them"
+        )
     s = np.linalg.svd(matrix, compute_uv=False)
     if not s.size or not s[0]:
         return dict.fromkeys(RANKS, 0.0)

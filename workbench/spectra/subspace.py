@@ -40,25 +40,30 @@ class Overlap:
 
     @property
     def largest(self) -> float:
-        """Largest of all angles, degrees."""
-        return float(max(self.left.max(), self.right.max()))
+        """Largest of all angles, degrees; NaN where there is none."""
+        return float(max(self.left.max(), self.right.max())) if len(self.left) else float("nan")
 
 
 def overlap(w: Matrix, w_hat: Matrix, k: int = 8) -> Overlap:
-    """The Overlap of w and w_hat [out, in], both of float dtype; k is lowered to min(out, in).
+    """The Overlap of w and w_hat [out, in], both of float dtype; k is lowered to the rank of w (of zeros: no angles).
+    Directions that a copy of lower rank has not are 90 degrees off.
 
     Where singular value k and k + 1 are nearly equal the subspace itself is arbitrary there, and so is its last angle.
     Raises `Refused` for shapes that differ and k under 1."""
     a, b, k = _pair(w, w_hat, k)
-    (u, v), (u_hat, v_hat) = _top(a, k), _top(b, k)
+    u, v = _top(a, k)
+    u_hat, v_hat = _top(b, u.shape[1])
     return Overlap(_angles(u, u_hat), _angles(v, v_hat))
 
 
 def kept_directions(w: Matrix, w_hat: Matrix, k: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each of the k leading left and right singular vectors of w [out, in] lies in the span of the k leading
-    ones of w_hat: squared cosines [k] of the angle to it, 0 to 1. Raises `Refused` as `overlap` does."""
+    """How much of each of the k leading left and right singular vectors of w [out, in] lies in the span of the k
+    leading ones of w_hat: squared cosines [k] of the angle to it, 0 to 1; k is lowered to the rank of w. The last ones
+    lie partly beyond the k of the copy where singular values are close, whatever the error. Raises `Refused` as
+    `overlap` does."""
     a, b, k = _pair(w, w_hat, k)
-    (u, v), (u_hat, v_hat) = _top(a, k), _top(b, k)
+    u, v = _top(a, k)
+    u_hat, v_hat = _top(b, u.shape[1])
     return np.square(u_hat.T @ u).sum(0), np.square(v_hat.T @ v).sum(0)
 
 
@@ -103,25 +108,30 @@ def _pair(w: Matrix, w_hat: Matrix, k: int) -> tuple[np.ndarray, np.ndarray, int
 
 
 def _top(a: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The top k left [out, k] and right [in, k] singular vectors, the leading one first."""
-    a = a.astype(np.float64, copy=False)
+    """The top k left [out, k] and right [in, k] singular vectors, the leading one first; fewer where the rank is less:
+    a direction of strength zero could be any."""
+    largest = float(np.abs(a).max())
+    if not k or not largest:
+        return np.zeros((a.shape[0], 0)), np.zeros((a.shape[1], 0))
+    a = a / np.float64(largest)  # squares of 1e-200 or 1e200 leave float64
     wide = a.shape[0] <= a.shape[1]
     gram = a @ a.T if wide else a.T @ a
     n = len(gram)
-    _values, near = scipy.linalg.eigh(gram, subset_by_index=(n - k, n - 1), check_finite=False)
-    # The other side spans the image; a direction of strength zero has none, and any completes the basis.
-    near = near[:, ::-1]
+    values, near = scipy.linalg.eigh(gram, subset_by_index=(n - k, n - 1), check_finite=False)
+    # What rounding leaves of a zero in a Gram matrix stays under n eps of its largest eigenvalue.
+    near = near[:, ::-1][:, values[::-1] > values[-1] * n * np.finfo(np.float64).eps]
     far, _ = np.linalg.qr((a.T if wide else a) @ near)
     return (near, far) if wide else (far, near)
 
 
 def _angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    missing = np.full(u.shape[1] - v.shape[1], 90.0)
     cosines = np.linalg.svd(u.T @ v, compute_uv=False)
     # Small angles are lost in their cosine: those come from the sine (Bjorck & Golub 1973, section 3).
     sines = np.linalg.svd(v - u @ (u.T @ v), compute_uv=False)[::-1]
     angles = np.where(cosines < 0.7, np.arccos(cosines.clip(0, 1)), np.arcsin(sines.clip(0, 1)))
-    return np.degrees(np.sort(angles))
+    return np.r_[np.degrees(np.sort(angles)), missing]
 
 
 def _share(degrees: np.ndarray) -> float:
-    return float(np.square(np.cos(np.radians(degrees))).mean())
+    return float(np.square(np.cos(np.radians(degrees))).mean()) if len(degrees) else float("nan")

@@ -6,7 +6,8 @@ squared. Martin, Peng & Mahoney 2021, Nature Communications 12:4122.
 
 What differs on purpose:
 - fewer than 50 eigenvalues above 1e-5 get no fit, and the reason (there fewer than 8, and under 20 another formula);
-- a Marchenko-Pastur fit that ran into the end of its grid is empty and says so in `mp_problem` (there a number);
+- a Marchenko-Pastur fit that ran into the end of its grid, or of fewer than 50 eigenvalues, is empty and says so in
+  `mp_problem` (there a number);
 - the entropy of a matrix of rank one is 0 (there about -1);
 - of a convolution `sv_min` is the smallest singular value (there the largest of the slices' smallest), and N stays the
   larger dimension (there N and M are exchanged where the kernel has an even number of places);
@@ -23,20 +24,19 @@ from scipy.special import logsumexp
 
 from workbench.errors import Refused
 from workbench.spectra.alternatives import best_tail, compare_tails
-from workbench.spectra.bulk import Bulk, fit_bulk
+from workbench.spectra.bulk import fit_bulk
+from workbench.spectra.columns import COLUMNS, EXTRAS
 from workbench.spectra.esd import EPS, ESD, esd
-from workbench.spectra.farms import farms
+from workbench.spectra.farms import check_windows, farms
 from workbench.spectra.hill import hill
-from workbench.spectra.matrices import Matrices, matrices
-from workbench.spectra.powerlaw import TailFit, fit_tail
-from workbench.spectra.randomized import (
-    jensen_shannon_distance,
-    randomized_eigenvalues,
-    randomized_esd,
-)
+from workbench.spectra.matrices import Matrices, check_reading, matrices, sizes
+from workbench.spectra.powerlaw import LEAST, TailFit, fit_tail
+from workbench.spectra.randomized import jensen_shannon_distance, randomized
 from workbench.spectra.values import NotFinite
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workbench.spectra.values import Matrix
 
     Value: TypeAlias = float | int | bool | str
@@ -44,101 +44,6 @@ if TYPE_CHECKING:
 SHARE = 1e-10  # WeightWatcher's EPSILON, added to the shares and the rank of the entropy
 WEAK = 1e-6  # WeightWatcher's tolerance: eigenvalues under it are its `weak_rank_loss`
 OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
-
-COLUMNS: dict[str, str] = {
-    "N": "larger dimension of the matrix; count",
-    "M": "smaller dimension of the matrix; count",
-    "rf": "matrices whose eigenvalues are pooled: places of a convolution's kernel; count",
-    "Q": "N / M, aspect ratio, 1 or more; no unit",
-    "num_evals": "eigenvalues lambda = sigma^2, zeros included, = M rf; count",
-    "alpha": "exponent of the fitted tail, rho(lambda) ~ lambda^-alpha from xmin up; no unit; about 2 to 6 "
-    "in well-trained layers",
-    "D": "Kolmogorov-Smirnov distance between the tail and its fit, 0 to 1; no unit",
-    "sigma": "standard error of alpha, (alpha - 1) / sqrt(tail); no unit",
-    "xmin": "eigenvalue at which the tail begins; weights squared",
-    "xmax": "largest eigenvalue of the fit, = spectral_norm; weights squared",
-    "num_pl_spikes": "eigenvalues in the tail, lambda >= xmin; count",
-    "norm": "sum of lambda, the squared Frobenius norm; weights squared",
-    "log_norm": "log10 of norm",
-    "spectral_norm": "lambda_max, the *square* of the matrix norm ||w||_2; weights squared",
-    "log_spectral_norm": "log10 of spectral_norm",
-    "lambda_max": "= spectral_norm; weights squared",
-    "alpha_weighted": "alpha * log10(lambda_max), the paper's alpha-hat; depends on the scale of the weights",
-    "log_alpha_norm": "log10 of the sum of lambda^alpha",
-    "stable_rank": "norm / spectral_norm, 1 to M; no unit",
-    "matrix_rank": "singular values above sigma_max * N * eps of float64; count",
-    "rank_loss": "singular values that are not, each counted in its own matrix; count",
-    "weak_rank_loss": "eigenvalues under 1e-6; count",
-    "entropy": "-sum p ln p / ln(matrix_rank) with p = lambda / sum lambda, 0 to 1; no unit; 1e-10 is added to p and "
-    "to the rank as in WeightWatcher; 0 for rank one (there: a number near -1)",
-    "sv_max": "largest singular value; unit of the weights",
-    "sv_min": "smallest singular value (of a convolution WeightWatcher gives the largest of its slices' smallest); "
-    "unit of the weights",
-    "alpha_hill": "alpha of the upper half of the eigenvalues (PL_Alpha_Hill, median); no unit (ours)",
-    "effective_rank": "exp of -sum p ln p with p = sigma / sum sigma, 1 to M; no unit; Roy & Vetterli 2007 (ours)",
-    "participation_ratio": "(sum lambda)^2 / sum lambda^2, 1 to M; no unit (ours)",
-    "warning": "over-trained (alpha under 2), under-trained (above 6), or empty",
-    "status": "success, or failed where there is no fit",
-    "reason": "why columns are empty (ours)",
-}
-
-BULK_COLUMNS: dict[str, str] = {
-    "num_spikes": "eigenvalues beyond the Marchenko-Pastur bulk and its Tracy-Widom allowance; count",
-    "sigma_mp": "deviation of the noise that the bulk is fitted with, eigenvalues rescaled to mean 1; no unit",
-    "mp_softrank": "bulk_max / lambda_max, 1 where there is no spike; no unit",
-    "W_scale": "factor to the weights that makes the mean eigenvalue 1",
-    "bulk_max": "upper edge of the bulk; weights squared",
-    "bulk_min": "lower edge of the bulk; weights squared",
-    "mp_problem": "empty, or why there is no fit; then WeightWatcher's numbers are the end of its grid (ours)",
-}
-
-RANDOM_COLUMNS: dict[str, str] = {
-    "max_rand_eval": "largest eigenvalue of the weights in random order; weights squared",
-    "rand_distance": "Jensen-Shannon distance between the spectrum and that of one shuffle; no unit",
-    "ww_softrank": "largest eigenvalue of one shuffle / lambda_max; no unit",
-    "ww_maxdist": "lambda_max - largest eigenvalue of one shuffle; weights squared",
-    "rand_num_spikes": "eigenvalues of the shuffled weights beyond their bulk; count",
-    "num_traps": "= rand_num_spikes, correlation traps: made by single weights that are too large; count",
-    "rand_sigma_mp": "sigma_mp of the shuffled weights; no unit",
-    "rand_mp_softrank": "mp_softrank of the shuffled weights; no unit",
-    "rand_W_scale": "W_scale of the shuffled weights",
-    "rand_bulk_max": "bulk_max of the shuffled weights; weights squared",
-    "rand_bulk_min": "bulk_min of the shuffled weights; weights squared",
-}
-
-DETX_COLUMNS: dict[str, str] = {
-    "detX_num": "eigenvalues from the largest down whose product, rescaled to mean 1, is about 1; count",
-    "num_ERG_spikes": "= detX_num; count",
-    "ERG_gap": "detX_num - num_pl_spikes; count",
-    "detX_val": "the least of them; weights squared",
-    "detX_val_unrescaled": "the same, rescaled to mean 1 (WeightWatcher's name says the opposite)",
-}
-
-TAIL_COLUMNS: dict[str, str] = {
-    "best_fit": "of power_law, truncated_power_law, exponential, lognormal on the tail the one that is significantly "
-    "(p < 0.05) more likely (ours)",
-    "Lambda": "cut-off of the truncated power law; 1 / weights squared",
-    "alpha_TPL": "exponent of the truncated power law; no unit (ours)",
-    "R_TPL": "its log-likelihood ratio to the power law, > 0 where it fits better; nats (ours)",
-    "p_TPL": "how often such a ratio comes by chance; no unit (ours)",
-    "R_exponential": "log-likelihood ratio of an exponential to the power law; nats (ours)",
-    "p_exponential": "how often such a ratio comes by chance; no unit (ours)",
-}
-
-FARMS_COLUMNS: dict[str, str] = {
-    "alpha_farms": "alpha of windows of one aspect ratio, pooled (FARMS): free of the layer's shape; no unit (ours)",
-    "D_farms": "its Kolmogorov-Smirnov distance; no unit (ours)",
-    "farms_window": "rows x columns of a window (ours)",
-}
-
-# What `spectrum_row(..., extra=...)` adds.
-EXTRAS: dict[str, dict[str, str]] = {
-    "mp": BULK_COLUMNS,
-    "randomize": RANDOM_COLUMNS,
-    "detX": DETX_COLUMNS,
-    "tails": TAIL_COLUMNS,
-    "farms": FARMS_COLUMNS,
-}
 
 
 @dataclass(frozen=True)
@@ -159,6 +64,10 @@ class Reading:
             raise Refused(
                 f"spectra: there are no extra columns {unknown[0]!r}; there are {', '.join(EXTRAS)}"
             )
+        check_reading(self.conv)
+        check_windows(self.rows, self.ratio, self.windows, None, self.estimator)
+        if self.seed < 0:
+            raise Refused(f"spectra: seed {self.seed} of the random orders is under 0; take 0 or more")
 
     @property
     def columns(self) -> dict[str, str]:
@@ -174,31 +83,36 @@ class Reading:
 PLAIN = Reading()
 
 
-def spectrum_row(w: Matrix, reading: Reading = PLAIN) -> dict[str, Value]:
+def spectrum_row(w: Matrix | Matrices, reading: Reading = PLAIN) -> dict[str, Value]:
     """Every column of `reading` for w [out, in] or a convolution [out, in, height, width], a torch tensor or numpy
-    array of floats.
+    array of floats; or for `Matrices`, of which the eigenvalues are pooled.
 
     A weight that allows no fit, or holds NaN or Inf, gives NaN where there is no value and the reason in `reason`, so
     that one odd layer never costs the table of a model. Raises `Refused` only for what is no weight matrix: a vector,
     or not floats."""
     try:
-        read = matrices(w, reading.conv)
+        read = w if isinstance(w, Matrices) else matrices(w, reading.conv)
     except NotFinite:
-        shape = (int(w.shape[0]), int(np.prod(w.shape[1:])))
-        return _row(reading, {"N": max(shape), "M": min(shape)}, "weights are NaN or Inf")
+        return failed_row(w.shape, "weights are NaN or Inf", reading)
     row = spectrum_row_of(esd(read), reading, read)
-    if "farms" in reading.extra:
-        row |= _farms(w, reading)
+    if "farms" in reading.extra and read.M:
+        row |= _farms(w, reading, str(row["reason"]))
     return row
+
+
+def failed_row(shape: Sequence[int], reason: str, reading: Reading = PLAIN) -> dict[str, Value]:
+    """The row of a weight of this shape [out, in, ...] of which nothing but the reason can be said."""
+    larger, smaller, parts = sizes(shape, reading.conv)
+    return _row(reading, {"N": larger, "M": smaller, "rf": parts}, reason)
 
 
 def spectrum_row_of(found: ESD, reading: Reading = PLAIN, read: Matrices | None = None) -> dict[str, Value]:
     """The row of an ESD that is known already. `read`: the matrices it is of; without them there are no randomized
     columns, and eigenvalues are taken as they are."""
-    sizes: dict[str, Value] = {"N": found.N, "M": found.M, "rf": found.parts, "num_evals": len(found.sigmas)}
+    counts: dict[str, Value] = {"N": found.N, "M": found.M, "rf": found.parts, "num_evals": len(found.sigmas)}
     if not len(found.sigmas):
-        return _row(reading, sizes, "no weights")
-    sizes["Q"] = found.Q
+        return _row(reading, counts, "no weights")
+    counts["Q"] = found.Q
     if found.sigmas[0] == 0:
         zeros = {
             "norm": 0.0,
@@ -209,13 +123,13 @@ def spectrum_row_of(found: ESD, reading: Reading = PLAIN, read: Matrices | None 
             "matrix_rank": 0,
         }
         return _row(
-            reading, {**sizes, **zeros, "rank_loss": len(found.sigmas), "weak_rank_loss": len(found.sigmas)},
+            reading, {**counts, **zeros, "rank_loss": len(found.sigmas), "weak_rank_loss": len(found.sigmas)},
             "all weights are zero",
         )  # fmt: skip
     with np.errstate(over="ignore", under="ignore"):
         if not 0 < found.eigenvalues.sum() < np.inf:
-            return _row(reading, sizes, "squared weights leave the range of float64")
-    columns = {**sizes, **_sizes(found), **_bulk(found, reading), **_randomized(found, reading, read)}
+            return _row(reading, counts, "squared weights leave the range of float64")
+    columns = {**counts, **_sizes(found), **_bulk(found, reading), **_randomized(found, reading, read)}
     try:
         fit = fit_tail(found.eigenvalues)
         if read is not None and not found.sure(fit.xmin):
@@ -292,11 +206,15 @@ def _tail(fit: TailFit, found: ESD) -> dict[str, Value]:
 def _bulk(found: ESD, reading: Reading) -> dict[str, Value]:
     if "mp" not in reading.extra:
         return {}
-    return _bulk_columns(fit_bulk(found.eigenvalues, found.N, found.M))
+    return _bulk_columns(found.eigenvalues, found)
 
 
-def _bulk_columns(bulk: Bulk) -> dict[str, Value]:
-    """Columns of a bulk; only the scale and the problem of one that is no fit."""
+def _bulk_columns(eigenvalues: np.ndarray, found: ESD) -> dict[str, Value]:
+    """Columns of the bulk of eigenvalues [n] of matrices like those of `found`; only the scale and the problem of one
+    that is no fit."""
+    if len(eigenvalues) < LEAST:
+        return {"mp_problem": f"{len(eigenvalues)} eigenvalues, and a bulk needs {LEAST}"}
+    bulk = fit_bulk(eigenvalues, found.N, found.M)
     if bulk.problem:
         return {"W_scale": bulk.scale, "mp_problem": bulk.problem}
     return {
@@ -313,8 +231,8 @@ def _bulk_columns(bulk: Bulk) -> dict[str, Value]:
 def _randomized(found: ESD, reading: Reading, read: Matrices | None) -> dict[str, Value]:
     if "randomize" not in reading.extra or read is None:
         return {}
-    eigenvalues = randomized_eigenvalues(read, reading.seed)
-    one = randomized_esd(read, reading.seed).eigenvalues
+    shuffles = randomized(read, reading.seed)
+    eigenvalues, one = np.sort(np.concatenate(shuffles)), shuffles[0]
     largest = float(found.eigenvalues[-1])
     columns: dict[str, Value] = {
         "max_rand_eval": float(eigenvalues[-1]),
@@ -322,8 +240,7 @@ def _randomized(found: ESD, reading: Reading, read: Matrices | None) -> dict[str
         "ww_softrank": float(one[-1]) / largest,
         "ww_maxdist": largest - float(one[-1]),
     }
-    bulk = _bulk_columns(fit_bulk(eigenvalues, found.N, found.M))
-    bulk.pop("mp_problem")
+    bulk = _bulk_columns(eigenvalues, found)
     if "num_spikes" in bulk:
         columns["num_traps"] = bulk["num_spikes"]
     return columns | {f"rand_{name}": value for name, value in bulk.items()}
@@ -368,13 +285,14 @@ def _others(found: ESD, reading: Reading, fit: TailFit) -> dict[str, Value]:
     }
 
 
-def _farms(w: Matrix, reading: Reading) -> dict[str, Value]:
+def _farms(w: Matrix | Matrices, reading: Reading, reason: str) -> dict[str, Value]:
+    """`reason`: why the whole matrix has no fit; where it has one the reason is FARMS' own."""
     try:
         found = farms(
             w, rows=reading.rows, ratio=reading.ratio, windows=reading.windows, estimator=reading.estimator
         )
-    except Refused:  # too few eigenvalues: `reason` says what is wrong with the whole matrix
-        return {}
+    except Refused as refused:
+        return {} if reason else {"reason": "FARMS: " + str(refused).split("; ")[0]}
     return {
         "alpha_farms": found.alpha,
         "D_farms": found.D,
@@ -382,7 +300,7 @@ def _farms(w: Matrix, reading: Reading) -> dict[str, Value]:
     }
 
 
-TEXT = ("warning", "reason", "mp_problem", "best_fit", "farms_window")
+TEXT = ("warning", "reason", "mp_problem", "rand_mp_problem", "best_fit", "farms_window")
 
 
 def _row(reading: Reading, columns: dict[str, Value], reason: str = "") -> dict[str, Value]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -162,8 +163,11 @@ def _by_gram(a: np.ndarray, exponent: int, dtype: type[np.floating] = np.float64
 def symmetric_eigenvalues(gram: np.ndarray) -> np.ndarray:
     """Eigenvalues, ascending, of a symmetric matrix [n, n], which may be overwritten, by the solver that is fastest on
     this machine."""
-    if len(gram) >= MEASURED_FROM:
-        return SOLVERS[fastest_solver()](gram)
+    if len(gram) >= MEASURED_FROM and (solver := fastest_solver()) != "scipy":
+        try:
+            return SOLVERS[solver](gram)
+        except RuntimeError:  # the GPU's memory is full; these solvers leave the matrix as it was
+            pass
     return _scipy(gram)
 
 
@@ -184,10 +188,10 @@ def _cuda(gram: np.ndarray) -> np.ndarray:
 
 
 SOLVERS = {"scipy": _scipy, "torch": _torch, "cuda": _cuda}
+MEASURING = threading.Lock()  # two threads that time at once disturb each other, and may choose differently
 MEASURED_FROM = 512  # eigenvalues from which a choice of solver is worth measuring
 
 
-@functools.cache
 def fastest_solver() -> str:
     """The name in SOLVERS of the fastest on this machine, timed once on a random matrix of 512 rows (about 0.1 s).
 
@@ -195,6 +199,12 @@ def fastest_solver() -> str:
     round; a GPU wins where its float64 units do. torch takes part only where it is loaded already."""
     if "torch" not in sys.modules:
         return "scipy"
+    with MEASURING:
+        return _measured()
+
+
+@functools.cache
+def _measured() -> str:
     import torch
 
     names = [name for name in SOLVERS if name != "cuda" or torch.cuda.is_available()]

@@ -95,7 +95,7 @@ def _ascend(
                 open_ones |= {k for k, each in enumerate(families) if set(each.tensors) & set(family.tensors)}
             if family.exact or not gains:
                 open_ones.discard(int(index))
-            curve.append(max(sum(parts.values()), curve[-1]))  # equal but for the order of the sum
+            curve.append(sum(parts.values()))
     return Matching(found, curve, sweeps=sweep)
 
 
@@ -242,7 +242,7 @@ def merge(
             ascent = _ascend(others, networks[index], symmetry, rng, found[index], tell)
             found[index] = ascent.permutations
             placed[index] = symmetry.apply(networks[index], found[index])
-            spread.append(min(_spread(placed, symmetry), spread[-1]))
+            spread.append(_spread(placed, symmetry))
         if before - spread[-1] <= SETTLED * before:
             break
     return Merging(_mean(placed), found, spread)
