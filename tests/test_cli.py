@@ -213,7 +213,9 @@ def test_spectra_before_and_after_a_recipe(shell, llama_folder, recipe):
 
 def test_spectra_have_further_columns_and_heads(shell, llama_folder):
     words = ["spectra", llama_folder, "--layers", "role:q", "--json"]
-    rows = shell(*words, "--extra", "mp,detX", "--extra", "farms", "--rows", "16").document["layers"]
+    rows = shell(*words, "--extra", "mp,detX", "--extra", "farms", "--rows", "16", "--windows", "3").document[
+        "layers"
+    ]
     assert {"bulk_max", "mp_problem", "detX_num", "alpha_farms"} <= rows[0].keys()
     assert rows[0]["farms_window"] == "16 x 16"
     heads = shell(*words, "--heads").document["layers"]

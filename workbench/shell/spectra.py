@@ -65,6 +65,7 @@ def spectra(
         bool, typer.Option("--heads", help="a row for each attention head of q, k, v, o")
     ] = False,
     rows: Annotated[int, typer.Option(help="of a FARMS window")] = 100,
+    windows: Annotated[int, typer.Option(help="of FARMS along each dimension")] = 10,
     ratio: Annotated[float, typer.Option(help="columns to rows of a FARMS window")] = 1.0,
     estimator: Annotated[str, typer.Option(help="of FARMS: median, peak or search")] = "median",
     allocate: Annotated[
@@ -87,7 +88,8 @@ def spectra(
     if out is not None and allocate is None:
         raise Refused('--out writes the recipe of --allocate: give that too, such as "Wanda(sparsity=0.5)"')
     names = _words(extra or [], EXTRAS) | ({"farms"} if metric == "alpha_farms" and allocate else set())
-    reading = Reading(conv, tuple(name for name in EXTRAS if name in names), rows, ratio, estimator=estimator)
+    extras = tuple(name for name in EXTRAS if name in names)
+    reading = Reading(conv, extras, rows, ratio, windows, estimator)
     method = None if allocate is None else _method(allocate)
     report = Report()
     steps = Recipe.load(recipe) if recipe else Recipe()
