@@ -198,6 +198,20 @@ def test_what_is_not_there_is_refused(lab):
         lab.roofline("abacus")
     with pytest.raises(Refused, match="is not MxNxK"):
         KernelLab(shape="12x13")
+    with pytest.raises(Refused, match="architecture 'hopper' is not of the form sm_80"):
+        KernelLab("fp32_tiled", arch="hopper")
+    with pytest.raises(Refused, match="near: sm_90a"):
+        lab.arch = "sm90a"
+    assert lab.arch == lab.architectures[-1]
+
+
+@pytest.mark.usefixtures("cpp")
+def test_mutants_of_a_source_that_is_wrong_already_are_refused(lab):
+    line = line_of(lab, "sum += ")
+    job = Job(lambda job: None)
+    with pytest.raises(Refused, match="fp32_tiled fails as it stands: forward: wrong"):
+        lab.edit((line, line, "")).mutants(job)
+    assert lab.reset().mutants(job)["caught"].all()
 
 
 @pytest.mark.usefixtures("compiler")

@@ -205,6 +205,120 @@ def test_what_a_thread_may_not_touch_is_named(body, schedule, says):
     assert re.search(says, str(violation(probe(body, shared="64"), schedule=schedule)))
 
 
+OFFSETS = (
+    "10000000",
+    "100000000",
+    "-100000000",
+    "2000000000",
+)  # elements; within what a 32-bit index reaches
+RIGHT = kernels()["fp32_tiled"].source.replace("fp32_tiled", "beside")
+STORE = "    if (row < M && column < N) C"  # the last line of a kernel that is right
+
+
+def beside(line: str) -> Kernel:
+    """A kernel that computes what it should, and one line more that its first thread runs."""
+    assert RIGHT.count(STORE) == 1
+    return Kernel.parse(RIGHT.replace(STORE, f"    if (row == 0 && column == 0) {{ {line} }}\n{STORE}"))
+
+
+@pytest.mark.parametrize("schedule", ["forward", "reverse"])
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_an_access_far_away_beside_a_right_result_is_seen(offset, schedule):
+    one = violation(beside(f"C[{offset}] = 1.0f;"), (33, 65, 70), schedule)
+    assert (one.kind, one.block, one.thread) == ("out of bounds", (0, 0, 0), (0, 0, 0))
+    assert one.text == f"wrote C[{offset}], outside its 2145 elements"
+    one = violation(beside(f"((volatile const float*)A)[{offset}];"), (33, 65, 70), schedule)
+    assert one.text == f"read A[{offset}], outside its 2310 elements"
+
+
+def test_where_addresses_are_few_the_near_misses_are_still_seen(monkeypatch):
+    """As many as a process may have whose address space is limited: guards of 1 MB."""
+    import resource
+
+    ask = worker.subprocess.Popen
+
+    def limited(*arguments, **options):
+        return ask(*arguments, preexec_fn=limit, **options)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+    monkeypatch.setattr(worker.subprocess, "Popen", limited)
+    emulator.WORKER.close()
+    try:
+        assert emulator.run(beside(""), (33, 65, 70)).passed
+        assert (
+            violation(beside("C[2145] = 1;"), (33, 65, 70)).text == "wrote C[2145], outside its 2145 elements"
+        )
+    finally:
+        emulator.WORKER.close()
+
+
+@pytest.mark.parametrize("schedule", ["forward", "random"])
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [  # of a 4 KB array; b_tile, another, may lie on either side of it
+        ("1024", r"0 bytes beyond a_tile"),
+        ("1030", r"24 bytes beyond a_tile"),
+        ("-3", r"12 bytes before a_tile"),
+        ("3000000", r"1\d{7} bytes beyond [ab]_tile"),
+        ("-3000000", r"1\d{7} bytes before [ab]_tile"),
+    ],
+)
+def test_who_leaves_a_static_array_of_shared_memory_by_a_pointer_is_named(index, says, schedule):
+    line = f"volatile int q = {index}; volatile float* p = &a_tile[0][0]; p[q] = 5.0f;"
+    one = violation(beside(line), (33, 65, 70), schedule)
+    assert (one.kind, one.block, one.thread) == ("out of bounds", (0, 0, 0), (0, 0, 0))
+    assert one.text.startswith("wrote ")
+    assert re.search(says, one.text)
+
+
+def test_dynamic_shared_memory_is_looked_at_to_its_end():
+    body = "extern __shared__ float s[]; if (threadIdx.x == 9) s[{}] = 1;\n__syncthreads(); C[threadIdx.x] = s[0];"
+    for index in (16, 60, 1000, 50000):
+        found = violation(probe(body.format(index), shared="64"))
+        assert found.thread == (9, 0, 0)
+        assert found.text == f"wrote {4 * index - 64} bytes beyond the 64 of dynamic shared memory"
+
+
+def test_declarations_of_shared_memory_of_every_kind_are_fenced():
+    """One after the other, so that a fence never takes the place of what is declared."""
+    before = "__shared__ int outside[3];  // a __shared__ array; of the file"
+    body = """__shared__ float one, two[3],
+        three[4][5];  /* __shared__ int none[2]; */
+    __shared__ __align__(16) volatile int four[8]; alignas(64) __shared__ unsigned five;
+    extern __shared__ float six[];
+    const int t = threadIdx.x;
+    if (t < 3) outside[t] = 1, two[t] = 2;
+    if (t < 20) three[t / 5][t % 5] = 3;
+    if (t < 8) four[t] = 4;
+    if (t == 0) one = 1, five = 5;
+    six[t] = 6;
+    __syncthreads();
+    C[t] = outside[t % 3] + one + two[t % 3] + three[t % 4][t % 5] + four[t % 8] + five + six[t];"""
+    for schedule in SCHEDULES:
+        one = emulator.run(probe(body, shared="256", before=before), (8, 8, 8), schedule)
+        assert not one.violations
+        assert (one.output == 22).all()
+    for index, name in ((3, "outside"), (8, "four"), (1, "five")):
+        base = f"&{name}" if name == "five" else name
+        line = (
+            f"volatile int q = {index}; if (t == 9) ((volatile int*)({base}))[q] = 7;\n    __syncthreads();"
+        )
+        found = violation(probe(body.replace("__syncthreads();", line), shared="256", before=before))
+        assert found.thread == (9, 0, 0)
+        assert f"0 bytes beyond {name}" in found.text
+
+
+def test_what_a_kernel_prints_is_dropped(capfd):
+    one = emulator.run(
+        probe('printf("hello\\n"); C[threadIdx.x] = 1;', before="#include <cstdio>"), (8, 8, 8)
+    )
+    assert not one.violations
+    emulator.WORKER.close()  # what waits in a buffer comes out now
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_barrier_that_some_threads_never_reach_is_named_with_its_line():
     body = "if (threadIdx.x < 40) __syncthreads();\nC[threadIdx.x] = 1.0f;"
     found = violation(probe(body))
@@ -290,6 +404,16 @@ def test_what_cannot_be_run_is_refused():
         emulator.run(kernels()["fp32_naive"], (8, 8, 8), "gredy")
     with pytest.raises(Refused, match="small shapes"):
         emulator.run(kernels()["fp32_naive"], (16384, 16384, 64))
+    for shape in ((3, 3), "3x3", (3, 3, 0), "1.5x2x3", "a"):
+        with pytest.raises(Refused, match="is not MxNxK"):
+            emulator.run(kernels()["fp32_naive"], shape)
+
+
+def test_a_shape_may_be_a_text_and_all_schedules_have_one_limit():
+    assert emulator.run(kernels()["fp32_naive"], "3x4x5").shape == (3, 4, 5)
+    hangs = probe("volatile float* spin = C; while (!(*spin > 1)) {}\nC[threadIdx.x] = 1.0f;")
+    found = emulator.fuzz(hangs, "8x8x8", timeout_s=0.1)
+    assert [one.violations[0].kind for one in found] == ["time limit"] * len(SCHEDULES)
 
 
 def test_without_a_compiler_the_message_says_how_to_get_one(monkeypatch):

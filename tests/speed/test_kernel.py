@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from workbench.errors import Refused
-from workbench.speed import Kernel, kernels
+from workbench.inspect import KernelLab
+from workbench.speed import Kernel, kernels, measure
 from workbench.speed import kernel as kernel_module
-from workbench.speed.kernel import ARCHITECTURES, Gain, TensorMap
+from workbench.speed.kernel import ARCHITECTURES, Gain, TensorMap, unreadable
 
 SOURCE = """// name: twice
 // idea: One sentence that goes on
@@ -127,10 +128,82 @@ def test_ladders_have_no_gaps_and_gains_are_over_kernels_that_exist():
         assert sorted(rungs) == list(range(1, len(rungs) + 1))
 
 
+def test_no_two_kernels_stand_on_one_rung():
+    places = [(one.ladder, one.rung) for one in kernels().values()]
+    assert len(places) > 30
+    assert sorted(places) == sorted(set(places))
+
+
+def test_a_prediction_is_over_a_rung_before_it_or_the_end_of_another_ladder():
+    known = kernels()
+    ends: dict[str, int] = {}
+    for one in known.values():
+        ends[one.ladder] = max(one.rung, ends.get(one.ladder, 0))
+    predicted = [(one, one.gain.over) for one in known.values() if one.gain]
+    assert predicted
+    for one, name in predicted:
+        over = known[name]
+        if over.ladder == one.ladder:
+            assert over.rung < one.rung, one.name
+        else:
+            assert over.rung == ends[over.ladder], one.name
+
+
 def test_a_file_whose_name_is_not_its_kernel_is_refused(tmp_path):
     (tmp_path / "other.cu").write_text(SOURCE)
     with pytest.raises(Refused, match=r"other\.cu:1: .*twice"):
-        kernels(tmp_path)
+        Kernel.read(tmp_path / "other.cu")
+
+
+def test_every_kernel_of_ours_can_be_read():
+    """A file that cannot would be missing in every other test."""
+    assert unreadable() == {}
+    assert list(kernels()) == sorted(path.stem for path in kernel_module.FOLDER.glob("*.cu"))
+
+
+def test_a_file_that_cannot_be_read_does_not_stand_in_the_way_of_the_others(tmp_path):
+    (tmp_path / "twice.cu").write_text(SOURCE)
+    (tmp_path / "broken.cu").write_text(SOURCE.replace("// idea:", "// ide:"))
+    (tmp_path / "bytes.cu").write_bytes(b"\xff\xfe")
+    (tmp_path / "folder.cu").mkdir()
+    assert list(kernels(tmp_path)) == ["twice"]
+    said = {name: str(error) for name, error in unreadable(tmp_path).items()}
+    assert list(said) == ["broken", "bytes", "folder"]
+    assert list(unreadable(tmp_path, "b*, t*")) == ["broken", "bytes"]
+    assert "broken.cu:2: the header knows no 'ide'" in said["broken"]
+    assert "UTF-8" in said["bytes"]
+    assert "folder.cu: cannot be read" in said["folder"]
+    with pytest.raises(Refused, match=r"broken\.cu:2"):
+        Kernel.read(tmp_path / "broken.cu")
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """The folder of the kernels is another, with one that is right and one whose header is malformed."""
+    (tmp_path / "twice.cu").write_text(SOURCE)
+    (tmp_path / "broken.cu").write_text(SOURCE.replace("// idea:", "// ide:"))
+    monkeypatch.setattr(kernels, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(unreadable, "__defaults__", (tmp_path, "*"))
+
+
+@pytest.mark.usefixtures("broken", "no_gpu")
+def test_a_malformed_header_is_a_row_where_a_glob_matches_it_and_refused_by_name():
+    frame = measure("4x4x4", "b*")
+    assert list(frame["kernel"]) == ["broken"]
+    assert list(frame["where"]) == ["skipped"]
+    assert "broken.cu:2: the header knows no 'ide'" in frame["note"][0]
+    frame = measure("4x4x4", "b*, cpu-numba-naive", rounds=1)
+    assert dict(zip(frame["kernel"], frame["where"], strict=True))["cpu-numba-naive"] == "measured"
+    with pytest.raises(Refused, match=r"broken\.cu:2"):
+        measure("4x4x4", "broken")
+
+
+@pytest.mark.usefixtures("broken", "no_gpu")
+def test_the_kernel_lab_opens_beside_a_malformed_header():
+    lab = KernelLab("twice")
+    assert list(lab.shipped) == ["twice"]
+    with pytest.raises(Refused, match=r"broken\.cu:2: the header knows no 'ide'"):
+        lab.choose("broken")
 
 
 def test_a_new_file_is_a_new_kernel(tmp_path):

@@ -262,7 +262,7 @@ def _block_axis(figure: go.Figure, block: np.ndarray, depth: np.ndarray) -> None
         ticks[last] = "after"
     figure.update_xaxes(
         title_text="block" if blocks else "layer", tickvals=list(ticks) or None, ticktext=list(ticks.values()) or None,
-        range=[first - 0.7, last + 0.7], showgrid=False,
+        range=[first - 0.7, last + 0.7], showgrid=False, zeroline=False,
     )  # fmt: skip
 
 

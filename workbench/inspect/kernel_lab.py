@@ -6,6 +6,7 @@ measurement. Nothing needs a GPU but the GPU's time; where there is none, record
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -19,6 +20,7 @@ from ..speed import Kernel, cuda, fuzz, kernels
 from ..speed.apart import measure_apart
 from ..speed.build import Build, build, parse
 from ..speed.emulator import SCHEDULES
+from ..speed.kernel import ARCHITECTURES, unreadable
 from ..speed.ladder import ladder_table, ladders
 from ..speed.occupancy import Occupancy, register_steps, shared_steps
 from ..speed.recorded import Recorded, recorded_runs
@@ -71,6 +73,8 @@ class KernelLab(Viewable):
     def choose(self, name: str) -> KernelLab:
         """Another kernel, as shipped."""
         if name not in self.shipped:
+            if name in (broken := unreadable()):
+                raise broken[name]
             raise Refused(f"no CUDA kernel is called {name!r}{near(name, self.shipped)}")
         self.name, shipped = name, self.shipped[name]
         self.source = shipped.source
@@ -106,6 +110,17 @@ class KernelLab(Viewable):
     def kernel(self) -> Kernel:
         """The source as a kernel. Refused (file and line) where its header is malformed."""
         return parse(self.name, self.source)
+
+    @property
+    def arch(self) -> str:
+        """What it is compiled for: "sm_90a". Refused: a name that is none."""
+        return self._arch
+
+    @arch.setter
+    def arch(self, arch: str) -> None:
+        if not re.fullmatch(r"sm_\d+[af]?", arch):
+            raise Refused(f"architecture {arch!r} is not of the form sm_80{near(arch, ARCHITECTURES)}")
+        self._arch = arch
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -274,7 +289,8 @@ class KernelLab(Viewable):
     def _ceilings(self, limits: Limits) -> pd.DataFrame:
         rows = []
         for name in ladders().get(self.ladder, (self.name,)):
-            kernel = self.shipped[name]
+            if (kernel := self.shipped.get(name)) is None:  # a file that came later than this object
+                continue
             done = work(kernel, self.shape)
             reach = limits.attainable(done.intensity, kernel.bits)
             rows.append({"kernel": name, "intensity": done.intensity, "attainable": reach})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import Refused
 from . import emulator
 from .kernel import Kernel
 from .ops import Shape, problem
@@ -57,8 +58,18 @@ def mutants(
     kernel: Kernel, shape: Shape, seed: int = 0, *, step: Callable[[int, int, str], None] | None = None
 ) -> pd.DataFrame:
     """Each synchronisation left out once: does a schedule see it? Columns as in MUTANT_COLUMNS. `step(done, total,
-    what)` is called before each launch; what it raises ends the work."""
+    what)` is called before each launch; what it raises ends the work. Refused: the whole kernel fails already, so
+    every mutant would."""
     rows, every = [], emulator.mutants(kernel)
+    for schedule in emulator.SCHEDULES:
+        if step is not None:
+            step(0, len(every), f"the whole kernel, {schedule}")
+        whole = emulator.run(kernel, shape, schedule, seed, timeout_s=LIMIT_S)
+        if not whole.passed:
+            raise Refused(
+                f"{kernel.name} fails as it stands: {schedule}: {whole.message}; what leaving out a line does can be "
+                "seen once it is right"
+            )
     for place, mutant in enumerate(every):
         by, message = "", "nothing: no schedule tells it from the whole kernel"
         for schedule in emulator.SCHEDULES:

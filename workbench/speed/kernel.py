@@ -7,9 +7,10 @@ compiles as it stands, and the launch follows when somebody edits them.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,17 @@ from ..errors import Refused
 from .manifest import Dim3, Gain, TensorMap, dim3, evaluate, read_header
 from .ops import DTYPES, OPS, PACKINGS
 
-__all__ = ["ARCHITECTURES", "FOLDER", "MOST_SHARED", "Gain", "Kernel", "TensorMap", "included", "kernels"]
+__all__ = [
+    "ARCHITECTURES",
+    "FOLDER",
+    "MOST_SHARED",
+    "Gain",
+    "Kernel",
+    "TensorMap",
+    "included",
+    "kernels",
+    "unreadable",
+]
 
 FOLDER = Path(__file__).with_name("kernels")
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")  # what kernels are compiled and tested for: A100, L4, H100/H200
@@ -118,6 +129,8 @@ class Kernel:
             raise Refused(f"{path}: no such kernel file") from None
         except UnicodeDecodeError as error:
             raise Refused(f"{path}: not a text in UTF-8 (byte {error.start})") from None
+        except OSError as error:
+            raise Refused(f"{path}: cannot be read: {error.strerror}") from None
         kernel = cls.parse(text, where=str(path))
         if kernel.name != path.stem:
             raise Refused(
@@ -132,8 +145,28 @@ class Kernel:
 
 
 def kernels(folder: str | Path = FOLDER) -> dict[str, Kernel]:
-    """Every kernel of a folder by name, in order of name. A new .cu file there is a new kernel."""
-    return {path.stem: Kernel.read(path) for path in sorted(Path(folder).glob("*.cu"))}
+    """Every kernel of a folder by name, in order of name. A new .cu file there is a new kernel; one that cannot be
+    read is left out, so that it does not stand in the way of the others: `unreadable` says why."""
+    return {name: one for name, one in _files(folder) if isinstance(one, Kernel)}
+
+
+def unreadable(folder: str | Path = FOLDER, wanted: str = "*") -> dict[str, Refused]:
+    """The kernel files of a folder that `kernels` leaves out and whose names match one of the globs in `wanted`, with
+    commas between, by that name; and what is wrong with each."""
+    globs = [glob.strip() for glob in wanted.split(",")]
+    return {
+        name: one
+        for name, one in _files(folder)
+        if isinstance(one, Refused) and any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+    }
+
+
+def _files(folder: str | Path) -> Iterator[tuple[str, Kernel | Refused]]:
+    for path in sorted(Path(folder).glob("*.cu")):
+        try:
+            yield path.stem, Kernel.read(path)
+        except Refused as error:
+            yield path.stem, error
 
 
 def included(text: str, seen: tuple[str, ...] = ()) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, near
 from . import cpu, cuda
-from .kernel import Kernel, kernels
+from .kernel import Kernel, kernels, unreadable
 from .on_gpu import ARCHITECTURES, compiled_rows, timed_rows
 from .record import record, to_records
 from .run import Run, checked, time_on_cpu
@@ -38,27 +38,34 @@ def measure(
     budget_s: float = 20.0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Check, compile and time the kernels of one product; a row for each, columns as in COLUMNS.
+    """Check, compile and time the kernels of one product; a row for each, columns as in COLUMNS. On a GPU what they are
+    compared with has rows, too, after those of its family.
 
     shape: (M, N, K) or "MxNxK" of C[M,N] = A[M,K] B[K,N]. kernel: globs over names, with commas between, or one
     Kernel (an edited source: `Kernel.parse(text)`). rounds: interleaved rounds; fewer, but not under three, where
     they would take more than about budget_s seconds, and a CPU kernel whose four products alone would is skipped.
     progress(done, total, what) is called between samples; what it raises stops the measurement. A kernel that
     does not compile or gives a wrong result is a row that says so. Refused: a bad shape, a glob that matches
-    nothing, too little memory.
+    nothing, too little memory for what is to be run.
     """
     M, N, K = shape = read_shape(shape)
     if rounds < 1:
         raise Refused(f"{rounds} rounds cannot be timed; take 1 or more, 5 for quartiles that mean something")
     on_cpu, on_gpu = _select(kernel)
-    _forecast(M, N, K, len(on_cpu))
+    device, why = cuda.find_device() if on_gpu else (None, "")
+    if on_cpu or device:  # compiling needs no operands
+        _forecast(M, N, K, len(on_cpu))
     rows: list[Row] = []
+    if isinstance(kernel, str):  # files whose header is malformed, which a glob matches
+        broken = {"shape": "x".join(map(str, shape)), "where": "skipped"}
+        rows += [
+            {"kernel": name, "note": str(why)} | broken for name, why in unreadable(wanted=kernel).items()
+        ]
     runs: dict[str, Any] = {}
     if on_cpu:
         made, run = _on_cpu(shape, on_cpu, rounds, budget_s, progress)
         rows, runs["cpu"] = made, run.facts()
     if on_gpu:
-        device, why = cuda.find_device()
         if device:
             made, of_gpu = timed_rows(shape, on_gpu, device, rounds, budget_s, progress)
             rows, runs = rows + made, runs | of_gpu
@@ -81,7 +88,10 @@ def _select(kernel: str | Kernel) -> tuple[list[cpu.Rung], list[Kernel]]:
 
     on_cpu = [rung for name, rung in of_cpu.items() if wanted(name)]
     on_gpu = [one for name, one in of_gpu.items() if wanted(name)]
-    if not on_cpu and not on_gpu:
+    broken = unreadable(wanted=kernel)
+    if kernel in broken:
+        raise broken[kernel]
+    if not on_cpu and not on_gpu and not broken:
         raise Refused(f"no speed kernel matches {kernel!r}{near(kernel, [*of_cpu, *of_gpu])}")
     return on_cpu, on_gpu
 

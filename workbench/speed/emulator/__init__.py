@@ -3,14 +3,15 @@
 Each thread is a fiber that runs until it has to wait. Five schedules, deterministic by seed, decide who goes on:
 an order of threads that a GPU may choose, too, so a kernel that one of them breaks is broken. Shared memory and
 results begin as NaN; asynchronous copies land as late or as early as they may; operands lie between pages that
-nobody may touch. The kernel runs in a process of its own with a time limit. There are no times in this: how fast
-a GPU would be, the emulator does not know.
+nobody may touch, as far as a 32-bit index reaches, and arrays of shared memory between bytes that nobody may change.
+The kernel runs in a process of its own with a time limit; what it prints is dropped. There are no times in this: how
+fast a GPU would be, the emulator does not know.
 
-It does not see: an index that leaves its row and stays in its matrix, unless the result shows it; a missing fence
-between ordinary and asynchronous access (mbarrier_init_fence, fence_async_shared do nothing here); bits of a
-descriptor or an instruction that only the hardware reads; the order in which tensor cores add. Clusters, inline PTX
-and `__shared__` in templates are not modelled. A barrier deleted in the source is told apart by line, so there is
-one to a line.
+It does not see: an index that leaves its row and stays in its matrix, or leaves its array of shared memory for another
+one or only reads there (NaN), unless the result shows it; a missing fence between ordinary and asynchronous access
+(mbarrier_init_fence, fence_async_shared do nothing here); bits of a descriptor or an instruction that only the
+hardware reads; the order in which tensor cores add. Clusters, inline PTX and `__shared__` in templates are not
+modelled. A barrier deleted in the source is told apart by line, so there is one to a line.
 
 from workbench.speed import emulator, kernels
 emulator.run(kernels()["fp32_tiled"], (33, 65, 70), "greedy").relative_error
@@ -31,6 +32,7 @@ import numpy as np
 from ...errors import Refused, near
 from ..kernel import Kernel
 from ..ops import DTYPES, OPS, Problem, Shape, pitched, problem
+from ..table import read_shape
 from .source import Mutant, build, mutants
 from .worker import WORKER
 
@@ -105,7 +107,7 @@ class Emulated:
 
 def run(
     kernel: Kernel,
-    shape: Sequence[int],
+    shape: Sequence[int] | str,
     schedule: str = "forward",
     seed: int = 0,
     *,
@@ -113,13 +115,13 @@ def run(
     without: Mutant | None = None,
     timeout_s: float = 20.0,
 ) -> Emulated:
-    """Launch a kernel on the CPU at shape (M, N, K) with random operands (by `seed`), or with those of `given`, such
-    as a compressed layer (`ops.layer`). `without` leaves out the synchronisation of one line. A wrong result or a
-    violation is an answer, not an exception. CompileError: it is no C++; NoCompiler: none here; Refused: a shape or
-    a schedule that cannot be."""
+    """Launch a kernel on the CPU at shape (M, N, K) or "MxNxK" with random operands (by `seed`), or with those of
+    `given`, such as a compressed layer (`ops.layer`). `without` leaves out the synchronisation of one line. A wrong
+    result or a violation is an answer, not an exception. CompileError: it is no C++; NoCompiler: none here; Refused:
+    a shape or a schedule that cannot be."""
     if schedule not in SCHEDULES:
         raise Refused(f"no schedule is called {schedule!r}{near(schedule, SCHEDULES)}")
-    M, N, K = (int(size) for size in shape)
+    M, N, K = read_shape(shape)
     grid, block, shared = kernel.launch(M, N, K)
     plain = OPS[kernel.op].shapes(M, N, K).values()
     if (total := 8 * sum(math.prod(one) for one in plain)) > MOST_BYTES:  # in float64, for the reference
@@ -170,10 +172,17 @@ def run(
 
 
 def fuzz(
-    kernel: Kernel, shape: Sequence[int], seed: int = 0, *, without: Mutant | None = None
+    kernel: Kernel,
+    shape: Sequence[int] | str,
+    seed: int = 0,
+    *,
+    without: Mutant | None = None,
+    timeout_s: float = 20.0,
 ) -> list[Emulated]:
-    """The kernel in all five schedules."""
-    return [run(kernel, shape, schedule, seed, without=without) for schedule in SCHEDULES]
+    """The kernel in all five schedules; timeout_s for each."""
+    return [
+        run(kernel, shape, schedule, seed, without=without, timeout_s=timeout_s) for schedule in SCHEDULES
+    ]
 
 
 def _problem(kernel: Kernel, shape: Shape, seed: int) -> tuple[Problem, dict[str, np.ndarray]]:

@@ -61,7 +61,8 @@ class Report(ctypes.Structure):
 
 def main() -> None:
     answers = os.dup(1)
-    os.dup2(2, 1)  # what a kernel prints must not land in the JSON
+    # What a kernel prints must neither land in the JSON nor fill the terminal: every thread prints.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     with os.fdopen(answers, "w", encoding="utf-8") as out:
         for line in sys.stdin:
             json.dump(run(json.loads(line)), out)

@@ -12,7 +12,10 @@ from .. import cxx
 from ..kernel import FOLDER, Kernel
 
 INCLUDE = Path(__file__).with_name("include")
-FLAGS = ("-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fno-stack-protector")
+FLAGS = (
+    *("-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fno-stack-protector"),
+    "-fno-threadsafe-statics",  # fibers do not interrupt one another
+)
 SYNCHRONISATIONS = (
     "__syncthreads",
     "__syncwarp",
@@ -31,6 +34,8 @@ _CALL = re.compile(rf"\b(?:{'|'.join(SYNCHRONISATIONS)})\b(?:<[^>]*>)?\(")
 _DYNAMIC = re.compile(
     r"extern\s+__shared__\s+(?:(?:__align__|alignas)\([^)]*\)\s*)?([A-Za-z_][\w: ]*?)\s+(\w+)\[\]\s*;"
 )
+_STATIC = re.compile(r"\b__shared__\b([^;{}=]*);")
+_DECLARED = re.compile(r"(\w+)\s*(?:\[[^\[\]]*\]\s*)*$")  # name[SIZE][SIZE] at the end of a declaration
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,7 @@ class Mutant:
 
 def mutants(kernel: Kernel) -> list[Mutant]:
     """One for each line of the kernel that synchronises: barriers, waits, and what waits depend on."""
-    code = re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), kernel.source, flags=re.DOTALL)
-    lines = [line.partition("//")[0] for line in code.splitlines()]
+    lines = _without_comments(kernel.source).splitlines()
     return [Mutant(n, line.strip()) for n, line in enumerate(lines, start=1) if _CALL.search(line)]
 
 
@@ -78,7 +82,43 @@ def _for_the_cpu(source: str) -> str:
     """The few things that no macro can turn into C++; lines stay lines."""
     source = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<mma\.h>", '#include "wmma.h"', source, flags=re.MULTILINE)
     source = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<cuda\w*\.h>", "", source, flags=re.MULTILINE)
-    return _DYNAMIC.sub(r"\1* \2 = emu::dynamic<\1>();", source)
+    return _fenced(_DYNAMIC.sub(r"\1* \2 = emu::dynamic<\1>();", source))
+
+
+def _without_comments(source: str) -> str:
+    """The same text with blanks in the place of comments: every character stays where it is."""
+    return re.sub(r"/\*.*?\*/|//[^\n]*", lambda m: re.sub(r"[^\n]", " ", m[0]), source, flags=re.DOTALL)
+
+
+def _fenced(source: str) -> str:
+    """Behind the static arrays of each declaration in shared memory lies a fence that the emulator looks at: who
+    leaves an array through a pointer is seen, and the arrays have their names in the message."""
+    code = _without_comments(source)
+    found = [(match.end(), _declared(match[1])) for match in _STATIC.finditer(code)]
+    tight = str(all(names for _, names in found)).lower()
+    made, done = [], 0
+    for place, (end, names) in enumerate(found):
+        if names:
+            fence = f"emu_fence_{place}"
+            told = [f'emu::known("{name}", &{name}, sizeof {name})' for name in names]
+            told.append(f"emu::fenced({fence}, {tight})")
+            laid = f" EMU_FENCE {fence}[emu::FENCE]; static const bool {fence}_laid = {' && '.join(told)};"
+            made += [source[done:end], laid]
+            done = end
+    return "".join([*made, source[done:]])
+
+
+def _declared(text: str) -> list[str]:
+    """The names in "float a[2][3], b"; none where one of them is more than a name and sizes."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[(<") - (letter in "])>")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    names = [match[1] for part in parts if (match := _DECLARED.search(part.strip()))]
+    return names if len(names) == len(parts) else []
 
 
 def _bounds() -> list[str]:

@@ -3,6 +3,7 @@
 #include "bulk.h"
 #include "fibers.h"
 #include "floats.h"
+#include "shared.h"
 
 #define __global__
 #define __device__
@@ -340,7 +341,7 @@ T* dynamic() {
 }
 inline unsigned shared_address(const void* p) {
     const auto* at = static_cast<const unsigned char*>(p);
-    if (at < __start_workbench_shared || at >= __stop_workbench_shared)
+    if (at < workbench_shared_start || at >= workbench_shared_end)
         violation("address space", "used an address as one of shared memory that is none");
     return unsigned(at - dynamic_shared);
 }

@@ -37,12 +37,6 @@ static dim3 gridDim, blockDim, blockIdx;
 static uint3 threadIdx;
 static const int warpSize = 32;
 
-// Shared memory has a section of its own, so that it can be poisoned and has addresses that fit 32 bits. The dynamic
-// part comes first: 227 KB, then a margin that nobody may write to.
-#define EMU_SHARED __attribute__((section("workbench_shared"), used))
-extern "C" unsigned char __start_workbench_shared[] __attribute__((visibility("hidden")));
-extern "C" unsigned char __stop_workbench_shared[] __attribute__((visibility("hidden")));
-
 namespace emu {
 
 constexpr unsigned MOST_THREADS = 1024, MOST_SHARED = 227 << 10, MARGIN = 1024;
@@ -51,10 +45,11 @@ constexpr size_t PAGE = 4096;
 #else
 constexpr size_t PAGE = 64 << 10;  // the largest that is in use
 #endif
-constexpr size_t STACK = 256 << 10, SIGNAL_STACK = 64 << 10, GUARD = 1 << 20;
+constexpr size_t STACK = 256 << 10, SIGNAL_STACK = 64 << 10;
+// Addresses on each side of an operand that nobody may touch: any 32-bit index of elements of up to 16 bytes stays in
+// them. Where the system does not give that many, an access is caught that is less far off.
+constexpr size_t GUARD = size_t(32) << 30, SMALL_GUARD = 1 << 20;
 constexpr unsigned char POISON = 0xFF;  // NaN in every float type, -1 as a whole number
-alignas(1024) EMU_SHARED static unsigned char dynamic_shared[MOST_SHARED + MARGIN];
-
 // What Python hands over and gets back; child.py holds the same structures.
 struct Operand {
     char name[16];
@@ -130,9 +125,9 @@ struct MBarrier {
 };
 struct Placed {
     unsigned char *base, *start, *end;  // of the operand; of the pages that may be touched
+    size_t guard;  // bytes on each side
     const Operand* operand;
 };
-
 static const Request* request;
 static Report* report;
 static Thread* threads;  // MOST_THREADS of them
@@ -323,19 +318,12 @@ static void forget_warpgroups();  // machine_emulated.h
     violation("deadlock", "waits for ever in %s (line %d), as do %u other threads", t.what, t.line, waiting - 1);
 }
 
-static void check_slack();
-static void check_margins() {
-    const unsigned char* end = dynamic_shared + request->shared;
-    for (unsigned i = 0; i < 64; ++i)  // the whole margin is looked at when the block has ended
-        if (end[i] != POISON)
-            violation("out of bounds", "wrote %u bytes beyond the %u of dynamic shared memory", i, request->shared);
-}
+static void check_slack();   // guards.h
+static void poison_shared();  // shared.h
+static void check_margin();
 
 static void run_block() {
-    memset(dynamic_shared, POISON, request->shared + MARGIN);
-    unsigned char* rest = dynamic_shared + sizeof dynamic_shared;
-    memset(__start_workbench_shared, POISON, dynamic_shared - __start_workbench_shared);
-    memset(rest, POISON, __stop_workbench_shared - rest);
+    poison_shared();
     memset(barriers, 0, sizeof barriers), memset(meetings, 0, sizeof meetings);
     memset(group_meetings, 0, sizeof group_meetings), memset(ready, 0, sizeof ready);
     mbarrier_count = ended = 0, forget_bulk(), forget_warpgroups();
@@ -350,7 +338,7 @@ static void run_block() {
         current = next, threadIdx = threads[next].index;
         to_thread();
         ++report->switches;
-        check_margins();
+        check_margin();
         if (request->precise) check_slack();
     }
 }

@@ -2,6 +2,7 @@
 // over the blocks.
 #pragma once
 #include "fibers.h"
+#include "shared.h"
 
 namespace emu {
 
@@ -10,19 +11,27 @@ namespace emu {
 static void place(unsigned i) {
     const Operand& o = request->operands[i];
     const size_t pages = (o.bytes + PAGE - 1) / PAGE * PAGE + (o.bytes == 0) * PAGE;
-    auto* all =
-        static_cast<unsigned char*>(mmap(nullptr, pages + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    unsigned char* start = all + GUARD;
-    mprotect(start, pages, PROT_READ | PROT_WRITE);
+    unsigned char* start = nullptr;
+    size_t guard = 0;
+    for (size_t size : {GUARD, SMALL_GUARD}) {
+        void* all =
+            mmap(nullptr, pages + 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (all == MAP_FAILED) continue;
+        start = static_cast<unsigned char*>(all) + size, guard = size;
+        break;
+    }
+    if (!start || mprotect(start, pages, PROT_READ | PROT_WRITE))
+        violation("memory", "there is none for the %llu bytes of %s", (unsigned long long)o.bytes, o.name);
     memset(start, POISON, pages);
     // Against the upper guard, or the lower one: an operand is seldom whole pages, and either end can be run over.
     const bool high = request->schedule != 1 && request->schedule != 4;
     unsigned char* base = high ? start + pages - (o.bytes + 15) / 16 * 16 : start;
     if (!o.output || o.keep) memcpy(base, o.data, o.bytes);
     if (!o.output) mprotect(start, pages, PROT_READ);
-    placed[i] = {base, start, start + pages, &o};
+    placed[i] = {base, start, start + pages, guard, &o};
 }
-static void check_slack() {  // the bytes of its pages that do not belong to an operand
+static void check_slack() {  // the bytes of its pages that do not belong to an operand, nor to an array
+    check_shared();
     for (unsigned i = 0; i < request->count; ++i) {
         const Placed& p = placed[i];
         if (!p.operand->output) continue;
@@ -42,8 +51,11 @@ static void check_slack() {  // the bytes of its pages that do not belong to an 
 static void collect(bool whole) {
     for (unsigned i = 0; i < request->count; ++i) {
         const Operand& o = request->operands[i];
-        if (o.output && whole) memcpy(o.data, placed[i].base, o.bytes);
-        munmap(placed[i].start - GUARD, placed[i].end - placed[i].start + 2 * GUARD);
+        Placed& p = placed[i];
+        if (!p.start) continue;
+        if (o.output && whole) memcpy(o.data, p.base, o.bytes);
+        munmap(p.start - p.guard, p.end - p.start + 2 * p.guard);
+        p.start = nullptr;
     }
 }
 
@@ -64,7 +76,7 @@ static void on_signal(int number, siginfo_t* info, void* context) {
     (void)context;
     for (unsigned i = 0; i < request->count; ++i) {
         const Placed& p = placed[i];
-        if (at < p.start - GUARD || at >= p.end + GUARD) continue;
+        if (!p.start || at < p.start - p.guard || at >= p.end + p.guard) continue;
         const Operand& o = *p.operand;
         const long long index =
             (at - p.base) / (long long)o.element - (at < p.base && (at - p.base) % (long long)o.element != 0);
@@ -73,6 +85,7 @@ static void on_signal(int number, siginfo_t* info, void* context) {
         violation("out of bounds", "%s %s[%lld], outside its %llu elements", did, o.name, index,
                   (unsigned long long)(o.bytes / o.element));
     }
+    if (at >= workbench_shared_front && at < workbench_shared_back + SHARED_GUARD) stray(at, did);
     if (at >= stacks && at < stacks + MOST_THREADS * STACK)
         violation("stack", "needs more than %zu KB of stack", STACK >> 10);
     if (info->si_code == SI_KERNEL || !at)
@@ -94,6 +107,8 @@ static void prepare_process() {
         for (unsigned i = 0; i < MOST_THREADS; ++i)
             threads[i].copies = copies + i * MOST_COPIES, threads[i].groups = groups + i * MOST_GROUPS;
         signal_stack = reserve(SIGNAL_STACK);
+        mprotect(workbench_shared_front, SHARED_GUARD, PROT_NONE);
+        mprotect(workbench_shared_back, SHARED_GUARD, PROT_NONE);
     }
     stack_t alternative{};
     alternative.ss_sp = signal_stack, alternative.ss_size = SIGNAL_STACK;
