@@ -538,6 +538,12 @@ def test_a_shape_that_is_none(shell, shape):
     assert "MxNxK" in shell("speed", "--shape", shape).refusal
 
 
+def test_a_record_that_cannot_be_written_is_refused_before_anything_is_timed(shell, monkeypatch):
+    monkeypatch.setattr("workbench.speed.measure", lambda *_, **__: pytest.fail("it was timed"))
+    assert "nowhere/r.json: the record cannot" in shell("speed", "--record", "nowhere/r.json").refusal
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_an_unknown_kernel(shell):
     assert "near: cpu-torch" in shell("speed", "--kernel", "cpu-toch").refusal
 

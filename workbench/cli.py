@@ -305,8 +305,11 @@ def speed(
 ) -> Report:
     """Check, compile and time the kernels of one matrix product."""
     from . import speed
+    from .speed.record import writable
     from .speed.roofline import limits_here
 
+    if record is not None:
+        writable(record)
     if threads is not None:
         import torch
 

@@ -23,6 +23,12 @@ def test_the_table_is_that_of_measure():
     assert all(done < total for done, total, _ in told)
 
 
+def test_a_file_beside_the_notebook_does_not_hide_a_module(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
+    monkeypatch.chdir(tmp_path)
+    assert measure_apart((4, 32, 32), "cpu-torch-fp32", 1)["where"].tolist() == ["measured"]
+
+
 def test_an_edited_source_arrives_whole_and_a_refusal_comes_back():
     kernel = kernels()["fp32_tiled"]
     edited = Kernel.parse(kernel.source.replace("TILE = 32", "TILE = 16"), where="edited.cu")

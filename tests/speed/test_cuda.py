@@ -5,6 +5,7 @@ What only a GPU can tell (that the code loads, its results, its times) is left t
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from workbench.grid import Scheme
 from workbench.grid.grids import IntGrid
 from workbench.grid.inputs import InputQuantizer
 from workbench.speed import Kernel, check, cuda, kernels, measure, ops, run_layer, tma, vendor
+from workbench.speed.cpu.operands import quantized
 from workbench.speed.kernel import TensorMap
 from workbench.speed.pack import cuda as gpu_pack
 
@@ -155,9 +157,11 @@ def test_without_cupy_a_gpu_is_still_mentioned(monkeypatch):
 def test_each_kernel_runs_its_own_launch_against_cublas():
     frame = measure("33x65x70", "fp32_*", rounds=3)
     names = [name for name in kernels() if name.startswith("fp32_")]
-    assert list(frame.kernel) == names
+    assert list(frame.kernel) == [*names, "cublas-fp32"]
     assert set(frame["where"]) == {"measured"}
     assert set(frame.baseline) == {"cublas-fp32"}
+    assert frame.ratio[len(names)] == 1
+    assert set(frame.bits) == {32}
     assert set(frame.device) == {"Stand-in"}
     assert frame.shared_bytes[names.index("fp32_tiled")] == 8192
     wanted = {(name, *kernels()[name].launch(33, 65, 70)) for name in names}
@@ -172,7 +176,7 @@ def gemm(a, b, c, dtype, result) -> None:
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_kernels_of_other_types_have_their_own_baseline(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     frame = measure("33x65x70", "bf16_mma*", rounds=1)
     assert set(frame.baseline) == {"cublas-bf16"}
     assert set(frame["where"]) == {"measured"}
@@ -186,7 +190,7 @@ def test_a_family_without_a_baseline_costs_the_others_nothing(monkeypatch):
     def refuse(a, b, c, dtype, result) -> None:
         raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
 
-    monkeypatch.setattr(vendor, "_gemm", refuse)
+    monkeypatch.setattr(vendor, "gemm", refuse)
     frame = measure("8x8x8", "*_naive*", rounds=1).set_index("kernel")
     assert frame["where"]["fp32_naive"] == "measured"
     assert frame["where"]["rational_naive"] == "measured"
@@ -294,13 +298,13 @@ def test_what_the_device_does_not_start_is_a_row(monkeypatch):
             raise RuntimeError("too many resources requested")
 
     monkeypatch.setattr(sys.modules[__name__], "Function", Small)
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     large, small = measure("33x65x70", "bf16_mma_s*", rounds=1), measure("8x8x8", "fp32_naive", rounds=1)
     assert (
         "98304 bytes of shared memory per block, more than Stand-in has (invalid argument)" in large.note[0]
     )
     assert "does not start (1, 1, 1) blocks of (32, 8, 1): too many resources requested" in small.note[0]
-    assert set(large["where"]) | set(small["where"]) == {"skipped"}
+    assert (large["where"][0], small["where"][0]) == ("skipped", "skipped")
 
 
 @pytest.mark.usefixtures("cupy", "compiler")
@@ -309,6 +313,102 @@ def test_an_empty_launch_is_timed():
     assert 0 < cuda.empty_seconds(device) < 1
     runs = measure("8x8x8", "fp32_naive", rounds=1).attrs["runs"]
     assert 0 < runs["gpu cublas-fp32"]["conditions"]["empty_s"] < 1
+
+
+class Stream:
+    """Captures: while it is the current stream, launches are kept and not run. `holds`: whether the graph has them."""
+
+    holds = True
+    kept: list | None = None
+
+    def __init__(self, *, non_blocking: bool):
+        assert non_blocking  # a blocking one would make the legacy stream's work an error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin_capture(self) -> None:
+        Stream.kept = []
+
+    def end_capture(self):
+        kept, Stream.kept = Stream.kept or [], None
+        return SimpleNamespace(launch=lambda: [work() for work in kept if self.holds])
+
+
+class InStream(Function):
+    def __call__(self, *arguments, **named) -> None:
+        if Stream.kept is None:
+            super().__call__(*arguments, **named)
+        else:
+            Stream.kept.append(lambda: super(InStream, self).__call__(*arguments, **named))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_short_kernels_are_captured_and_a_graph_that_holds_nothing_is_not_believed(cupy, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "Function", InStream)
+    kernel, device = kernels()["fp32_naive"], cuda.find_device()[0]
+    candidate, _ = cuda.candidate(kernel, cuda.operand_sets(kernel, (8, 8, 8), device), device)
+    assert cuda.captured(candidate, 3) is None  # a CuPy without graphs
+    cupy.cuda.Stream = Stream
+    work = cuda.captured(candidate, 3)
+    assert work is not None
+    candidate.poison()
+    before = len(RawModule.launches)
+    work()
+    assert len(RawModule.launches) == before + 3
+    assert np.isfinite(candidate.output()).all()
+    assert cuda.captured(replace(candidate, capturable=False), 3) is None
+    monkeypatch.setattr(Stream, "holds", False)
+    assert cuda.captured(candidate, 3) is None
+
+
+def test_inside_of_a_graph_cublas_is_asked_itself_for_the_same_product(cupy, monkeypatch):
+    asked: dict[str, tuple] = {}
+
+    def refuse(*arguments) -> None:
+        asked["cupy"] = arguments
+        raise NotImplementedError("calling cuBLAS API during stream capture")
+
+    library = SimpleNamespace(
+        cublasSetStream_v2=lambda *arguments: asked.update(stream=arguments) or 0,
+        cublasSetWorkspace_v2=lambda *arguments: 0,
+        cublasGemmEx=lambda *arguments: asked.update(gemm=arguments) or asked["status"],
+    )
+    array = lambda at, *shape: SimpleNamespace(data=SimpleNamespace(ptr=at), shape=shape)  # noqa: E731
+    modules = {
+        "cupy.cuda.device": SimpleNamespace(get_cublas_handle=lambda: 77),
+        "cupy_backends.cuda.libs": SimpleNamespace(cublas=SimpleNamespace(gemmEx=refuse)),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(vendor, "_cublas_library", lambda: (library, array(4096)))
+    cupy.cuda.get_current_stream = lambda: SimpleNamespace(ptr=9)
+    asked["status"] = 0
+    vendor.gemm(array(1, 33, 70), array(2, 65, 70), array(3, 33, 65), "fp16", "fp16")
+    assert [one.value for one in asked["gemm"]] == [*asked["cupy"]]
+    assert [one.value for one in asked["stream"]] == [77, 9]
+    # addresses are 64 bits wide, everything else is an int
+    wide = [i for i, one in enumerate(asked["gemm"]) if isinstance(one, ctypes.c_void_p)]
+    assert wide == [0, 6, 7, 10, 13, 14]
+    asked["status"] = 15
+    with pytest.raises(RuntimeError, match="status 15"):
+        vendor.gemm(array(1, 33, 70), array(2, 65, 70), array(3, 33, 65), "fp16", "fp16")
+
+
+@pytest.mark.usefixtures("cupy")
+def test_what_cannot_be_captured_ends_the_capture(cupy):
+    cupy.cuda.Stream = Stream
+    kernel, device = kernels()["fp32_naive"], cuda.find_device()[0]
+    baseline = dict(vendor.baselines(cuda.operand_sets(kernel, (8, 8, 8), device)))["cublas-fp32"]()
+
+    def refuse(i: int) -> None:
+        raise NotImplementedError("calling cuBLAS API during stream capture")
+
+    assert cuda.captured(replace(baseline, run=refuse), 3) is None
+    assert Stream.kept is None
 
 
 @pytest.mark.usefixtures("cupy", "compiler")
@@ -359,12 +459,13 @@ def test_weights_of_every_packing_share_a_run_with_the_dense_product(monkeypatch
         asked.append(b)
         gemm(a, b, c, dtype, result)
 
-    monkeypatch.setattr(vendor, "_gemm", watched)
+    monkeypatch.setattr(vendor, "gemm", watched)
     names = ["fp16_gemv", "w4_naive", "w4_vector", "nf4_registers", "w3_split_k"]
     frame = measure("2x33x300", ",".join(names), rounds=1)
-    assert set(frame.kernel) == set(names)
+    assert set(frame.kernel) == {*names, "cublas-fp16"}
     assert set(frame["where"]) == {"measured"}, list(frame.note)
     assert set(frame.baseline) == {"cublas-fp16"}
+    assert frame.set_index("kernel").bits["cublas-fp16"] == 16
     assert frame.relative_error.max() < 1e-3
     assert list(frame.attrs["runs"]) == ["gpu cublas-fp16"]
     assert set(names) < set(frame.attrs["runs"]["gpu cublas-fp16"]["samples"])
@@ -374,7 +475,7 @@ def test_weights_of_every_packing_share_a_run_with_the_dense_product(monkeypatch
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_a_sparse_product_stands_beside_its_dense_twin(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     frame = measure("33x40x70", "sparse_*", rounds=1)
     assert set(frame["where"]) == {"measured"}, list(frame.note)
     samples = frame.attrs["runs"]["gpu cublas-bf16"]["samples"]
@@ -397,7 +498,7 @@ def test_a_packing_that_does_not_fit_the_device_costs_the_others_nothing(cupy, m
         return whole(array)
 
     cupy.asarray = small
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     words = ops.problem(ops.LAYER, kernels()["w2_split_k"].operands, (2, 33, 300), packing="w2-lanes-128")
     assert words.inputs["W"].size == 33 * 32
     frame = measure("2x33x300", "w4_naive,w2_split_k", rounds=1).set_index("kernel")
@@ -412,7 +513,7 @@ def scale(whole, token, channel, y, result) -> None:
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_whole_numbers_with_scales_meet_cublas_that_scales_and_the_product_in_halves(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     monkeypatch.setattr(vendor, "_scale", scale)
     frame = measure("33x40x70", "w8a8_mma", rounds=1)
     assert frame["where"][0] == "measured", frame.note[0]
@@ -438,15 +539,56 @@ def test_torchs_way_to_whole_numbers_with_scales_is_right():
         check(vendor._torch(few, "torch-int8-scaled"), few.expected)
 
 
+def test_torchs_int4_operands_stand_for_the_weight():
+    w = np.random.default_rng(3).standard_normal((8, 256), np.float32)
+    weight = quantized(w, "int4")
+    nibbles, steps = vendor.int4_operands(weight)
+    codes = np.stack([nibbles >> 4, nibbles & 15], -1).reshape(8, 256).astype(float)
+    scale, offset = (steps[..., i].T.repeat(128, 1) for i in (0, 1))
+    np.testing.assert_allclose((codes - 8) * scale + offset, weight.dequantize(), atol=1e-5)
+
+
+@pytest.mark.usefixtures("cupy")
+def test_torchs_int4_is_checked_and_refuses_what_it_does_not_take(monkeypatch):
+    sets = cuda.operand_sets(kernels()["fp16_gemv"], (2, 16, 256), cuda.find_device()[0])
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    given: list[torch.Tensor] = []
+
+    class Aten:
+        off = 0.0
+
+        @staticmethod
+        def _convert_weight_to_int4pack(nibbles, tiles):
+            given.append(nibbles)
+            return nibbles
+
+        @classmethod
+        def _weight_int4pack_mm(cls, x, packed, group, qparams):
+            codes = torch.stack([packed >> 4, packed & 15], -1).flatten(1).float()
+            scale, offset = (qparams[..., i].float().T.repeat_interleave(group, 1) for i in (0, 1))
+            return (x.float() @ ((codes - 8) * scale + offset).T + cls.off).bfloat16()
+
+    monkeypatch.setattr(torch, "ops", SimpleNamespace(aten=Aten))
+    made = vendor._torch_int4(sets)
+    assert check(made, made.expected) < 2e-2
+    assert given[0].shape == (16, 128)
+    monkeypatch.setattr(Aten, "off", 5.0)
+    with pytest.raises(Refused, match="torch-int4: the result is wrong"):
+        check(made, made.expected)
+    odd = cuda.operand_sets(kernels()["fp16_gemv"], (2, 16, 200), cuda.find_device()[0])
+    with pytest.raises(Refused, match="takes N a multiple of 8 and K of 128; this is 16 x 200"):
+        vendor._torch_int4(odd)
+
+
 LAYER_W = torch.from_numpy(np.random.default_rng(11).standard_normal((45, 200), np.float32))
 
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_a_compressed_layer_is_timed_on_the_gpu(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     compressed = Scheme(bits=4, group_size=64).quantize(LAYER_W)
     frame = run_layer(compressed, batch=3, kernel="*4_*", rounds=1, budget_s=1, original=LAYER_W)
-    assert set(frame.kernel) == {name for name in kernels() if name.startswith("w4_")}
+    assert set(frame.kernel) == {"cublas-fp16", *(name for name in kernels() if name.startswith("w4_"))}
     assert set(frame["where"]) == {"measured"}, list(frame.note)
     assert set(frame.baseline) == {"cublas-fp16"}
     # rounding the inputs and scales to fp16 is the kernel's; a tenth that 4 bits lose is the weights'
@@ -458,7 +600,7 @@ def test_a_compressed_layer_is_timed_on_the_gpu(monkeypatch):
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_a_layer_in_whole_numbers_is_timed_beside_the_weight_only_kernel(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     monkeypatch.setattr(vendor, "_scale", scale)
     compressed = replace(
         Scheme(bits=8, granularity="channel", symmetric=True).quantize(LAYER_W),
@@ -474,7 +616,7 @@ def test_a_layer_in_whole_numbers_is_timed_beside_the_weight_only_kernel(monkeyp
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_a_wrong_kernel_is_seen_on_a_layer_too(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     monkeypatch.setattr(RawModule, "wrong", 0.01)
     compressed = Scheme(bits=4, group_size=64).quantize(LAYER_W)
     frame = run_layer(compressed, batch=3, kernel="w4_naive", rounds=1, budget_s=1)
@@ -484,7 +626,7 @@ def test_a_wrong_kernel_is_seen_on_a_layer_too(monkeypatch):
 
 @pytest.mark.usefixtures("cupy", "compiler")
 def test_inputs_that_fp16_does_not_hold_are_rows_that_say_so(monkeypatch):
-    monkeypatch.setattr(vendor, "_gemm", gemm)
+    monkeypatch.setattr(vendor, "gemm", gemm)
     compressed = Scheme(bits=4, group_size=64).quantize(LAYER_W)
     frame = run_layer(compressed, x=torch.full((1, 200), 1e6), kernel="w4_naive", rounds=1, budget_s=1)
     assert frame["where"][0] == "skipped"

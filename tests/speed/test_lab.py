@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -16,7 +17,6 @@ from workbench.speed import (
     cpu,
     cxx,
     kernels,
-    lab,
     measure,
     nvrtc,
     parse_shape,
@@ -24,6 +24,7 @@ from workbench.speed import (
     to_records,
 )
 from workbench.speed.cpu import Rung
+from workbench.speed.record import FORMAT, writable
 from workbench.speed.time import Candidate
 
 CONTRACT = [
@@ -113,6 +114,7 @@ def test_the_verdict_is_no_finer_than_the_baseline_against_itself(on_cpu):
     for row in to_records(on_cpu):
         if row["where"] == "measured":
             differs = max(row["ratio"], 1 / row["ratio"]) - 1 > spread
+            differs = differs and not row["ratio_q25"] <= 1 <= row["ratio_q75"]
             assert row["verdict"] == ("equal" if not differs else "faster" if row["ratio"] > 1 else "slower")
 
 
@@ -227,6 +229,33 @@ def test_too_large_a_product_is_refused_before_it_starts():
         measure("9999999x9999999x9999999", "cpu-*")
 
 
+@pytest.mark.usefixtures("compiler", "no_gpu")
+def test_what_is_only_compiled_needs_no_memory():
+    frame = measure("99999x99999x999999", "fp32_naive")
+    assert frame["where"][0] == "compiled only"
+
+
+def test_a_weight_too_small_to_fill_the_cache_is_said_to_lie_in_it(monkeypatch):
+    small = measure("1x16x128", "cpu-torch-fp32", rounds=1, budget_s=1)
+    assert "operands partly in the cache" in small.note[0]
+    monkeypatch.setattr(cpu.operands, "cache_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(cpu, "cache_bytes", lambda: 1 << 20)
+    large = measure("1x512x512", "cpu-torch-fp32", rounds=1, budget_s=1)
+    assert "cache" not in large.note[0]
+    assert large.attrs["runs"]["cpu"]["footprints"]["cpu-torch-fp32"] == 3 << 20
+    assert large.attrs["runs"]["cpu"]["conditions"]["cache_bytes"] == 1 << 20
+
+
+def test_the_share_of_the_bandwidth_is_of_the_same_round(on_cpu):
+    samples = on_cpu.attrs["runs"]["cpu"]["samples"]
+    row = to_records(on_cpu)[0]
+    nbytes = row["gbps"] * row["seconds"] * 1e9
+    read_bytes = 3 * cpu.cache_bytes() // 256 * 256
+    rounds = zip(samples["read bandwidth"]["seconds"], samples[row["kernel"]]["seconds"], strict=True)
+    shares = sorted(nbytes / own * alone / read_bytes for alone, own in rounds)
+    assert row["of_bandwidth"] == pytest.approx(shares[1])
+
+
 @pytest.mark.usefixtures("no_gpu")
 def test_records_are_json_without_nan(on_cpu):
     rows = to_records(on_cpu) + to_records(measure("4x4x4", "fp32_naive"))
@@ -241,8 +270,11 @@ def test_a_record_says_what_ran_where_and_when(on_cpu, tmp_path):
     document = json.loads(text)
     assert [row["kernel"] for row in document["kernels"]] == list(on_cpu.kernel)
     assert all(row["source_hash"] for row in document["kernels"])
-    assert document["machine"].keys() >= {"cpu", "path", "threads", "device", "driver"}
+    assert document["format"] == FORMAT
+    assert document["machine"].keys() >= {"cpu", "path", "threads", "cache_bytes", "device", "driver"}
+    assert document["machine"]["cache_bytes"] == cpu.cache_bytes()
     assert document["versions"].keys() >= {"python", "torch", "numpy", "cupy"}
+    assert document["versions"]["workbench"] == version("workbench")
     assert document["date"].endswith("+00:00")
 
 
@@ -277,6 +309,15 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(on_cpu, tmp_path, mo
         record(on_cpu, tmp_path / "nowhere" / "run.json")
 
 
+def test_a_record_that_could_not_be_written_is_refused_before(tmp_path):
+    writable(tmp_path / "run.json")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Refused, match="No such file"):
+        writable(tmp_path / "nowhere" / "run.json")
+    with pytest.raises(Refused, match="name a file in it"):
+        writable(tmp_path)
+
+
 def test_importing_the_room_imports_nothing_heavy():
     heavy = ["torch", "transformers", "pandas", "numba", "cupy"]
     code = f"import sys, workbench.speed; print(*(m for m in {heavy} if m in sys.modules))"
@@ -298,4 +339,4 @@ def test_on_a_gpu_the_cuda_kernels_are_timed_against_cublas(gpu):
 def test_on_a_gpu_the_tiled_kernel_beats_the_naive_one():
     frame = measure("2048x2048x2048", "fp32_*").set_index("kernel")
     assert frame.ratio["fp32_tiled"] > frame.ratio["fp32_naive"]
-    assert lab.cuda.BASELINE == frame.baseline["fp32_tiled"]
+    assert frame.baseline["fp32_tiled"] == "cublas-fp32"

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from workbench.errors import Refused
-from workbench.speed import kernels
+from workbench.speed import cpu, kernels
 from workbench.speed.ladder import COLUMNS, ladder_table, ladders, read_gain
+from workbench.speed.roofline import packed_bytes
 
 RECORD = [
     {"kernel": name, "seconds": seconds, "ratio": ratio, "ratio_q25": 0.9 * ratio, "ratio_q75": 1.1 * ratio,
@@ -49,6 +50,36 @@ def test_the_words_of_a_cpu_kernel_are_a_prediction_or_none():
     assert (gain.low, gain.high, gain.over, gain.why) == (10, 20, "cpu-naive", "whole cache lines")
     assert read_gain("4x over reordered; within 10 %", "cpu-numba-tiled").over == "cpu-numba-reordered"
     assert read_gain("none, this is where the ladder stands", "cpu-naive") is None
+
+
+@pytest.mark.parametrize("ladder", [name for name in ladders() if name.startswith(("cpu-w", "cpu-nf"))])
+def test_few_bits_on_the_cpu_are_predicted_no_more_than_their_bytes_allow(ladder):
+    table = ladder_table(pd.DataFrame(columns=["kernel"]), ladder).set_index("kernel")
+    ours = table[[not name.startswith("cpu-torch") for name in table.index]]
+    assert set(ours["over"]) == {cpu.BASELINE}
+    sets = cpu.operand_sets(1, 256, 1024, most=1)
+    for name, row in ours.iterrows():
+        allowed = sets.b.nbytes / cpu.rungs()[name].make(sets).nbytes
+        assert 1 < row["predicted_low"] < row["predicted_high"] < allowed, name
+
+
+def test_a_prediction_of_one_width_is_picked_out():
+    assert cpu.source("dot").gain_at(8).startswith("2.5 to 3.8x over torch-fp32: ")
+    assert cpu.source("dot").gain_at(5) == "none: nothing was written down for 5 bits"
+    assert cpu.source("naive").gain_at(32) == cpu.source("naive").gain
+
+
+def test_predictions_at_batch_1_multiply_to_no_more_than_the_bytes_allow():
+    known, dense = kernels(), 2.0
+    for name in ladders()["weight-only"]:
+        best, one = 1.0, known[name]
+        if "_mma" in name:
+            continue  # predicted for larger batches
+        while one.gain:
+            best, one = best * one.gain.high, known[one.gain.over]
+        assert one.name == "fp16_gemv"
+        if name != "fp16_gemv":
+            assert best <= dense / packed_bytes(known[name]), name
 
 
 def test_an_unknown_ladder_names_those_near():

@@ -13,7 +13,7 @@ from workbench.grid import CompressedWeight, Scheme
 from workbench.grid.compressed import Patch, uncompressed
 from workbench.grid.grids import IntGrid
 from workbench.grid.inputs import InputQuantizer
-from workbench.speed import COLUMNS, Kernel, NoCompiler, kernels, layer_cuda, run_layer
+from workbench.speed import COLUMNS, Kernel, NoCompiler, kernels, layer, layer_cuda, run_layer
 from workbench.speed.layer_cuda import LayerOperands, emulated_error, suited
 from workbench.speed.pack import low_bit
 
@@ -37,6 +37,32 @@ TAKEN = [
 
 def made(**more) -> CompressedWeight:
     return replace(Scheme(bits=4, group_size=64).quantize(W), **more)
+
+
+NO_NUMBER = torch.ones(2, 200).index_fill(1, torch.tensor([3]), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"batch": 0}, "batch=0: a product has 1 or more rows of inputs; take batch=1"),
+        ({"batch": -1}, "batch=-1"),
+        ({"rounds": 0}, "0 rounds"),
+        ({"x": torch.zeros(2, 200)}, "x is all zeros"),
+        ({"x": torch.zeros(0, 200)}, "batch 1 or more"),
+        ({"x": NO_NUMBER}, "2 of 400 elements of x are NaN or infinite; give finite inputs"),
+        ({"x": torch.full((1, 200), float("inf"))}, "200 of 200 elements"),
+    ],
+)
+def test_inputs_that_make_no_sense_are_refused_before_the_work(more, says, monkeypatch):
+    monkeypatch.setattr(layer, "_codes", lambda _: pytest.fail("the work began"))
+    with pytest.raises(Refused, match=says):
+        run_layer(made(), **more)
+
+
+def test_a_plain_tensor_is_no_compressed_layer():
+    with pytest.raises(Refused, match=r"a compressed weight, and this is a Tensor; .*Scheme\(bits=4\)"):
+        run_layer(W)
 
 
 def same(compressed: CompressedWeight, *, order: bool = False) -> None:

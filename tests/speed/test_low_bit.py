@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from workbench.errors import Refused
 from workbench.speed import NoCompiler, cpu, cxx
 from workbench.speed.cpu import machine
 from workbench.speed.pack import LowBit
+from workbench.speed.time import check
 
 KERNELS = [(stem, bits) for stem in ("dequant", "dot", "lut") for bits in cpu.source(stem).bits]
 SHAPES = [(1, 1, 1), (1, 16, 128), (2, 33, 129), (3, 50, 300), (9, 17, 96)]  # M, N, K
@@ -245,3 +248,26 @@ def test_the_hash_changes_with_a_header(monkeypatch):
     before = of.hash
     monkeypatch.setattr("workbench.speed.cpu.cpp._headers", lambda text: {"lowbit.h": "other"})
     assert of.hash != before
+
+
+@pytest.mark.usefixtures("cpp")
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 1, 130), (2, 1, 5)])
+def test_products_of_few_terms_pass_where_the_terms_nearly_cancel(shape):
+    tight = 0
+    for seed in range(30):
+        sets = cpu.operand_sets(*shape, most=1, seed=seed)
+        for name in ("cpu-naive", "cpu-torch-bf16", "cpu-w1-lut", "cpu-w2-dot", "cpu-nf4-dot"):
+            candidate = cpu.rungs()[name].make(sets)
+            error = check(candidate, candidate.expected or sets.expected)
+            tight += error > 2e-2
+    assert tight  # so a tolerance that knows nothing of the terms would have refused some
+
+
+def test_a_wrong_product_of_few_terms_is_still_refused():
+    sets = cpu.operand_sets(1, 4, 2, most=1)
+    naive = cpu.rungs()["cpu-naive"].make(sets)
+    wrong = replace(naive, output=lambda: naive.output() + np.float32(1e-3))
+    with pytest.raises(Refused, match="wrong"):
+        check(wrong, sets.expected)
+    many = cpu.operand_sets(3, 100, 2, most=1)
+    assert cpu.allowed(1e-2, many.a, many.b.T, many.expected) == 1e-2

@@ -89,17 +89,33 @@ def test_a_roof_is_the_best_round_and_counts_bytes_both_ways(monkeypatch):
     assert product.value == 2 * 16**3
 
 
-def test_limits_of_a_gpu_through_a_stand_in(monkeypatch):
+@pytest.mark.parametrize("takes_bf16", [True, False])
+def test_limits_of_a_gpu_through_a_stand_in(monkeypatch, takes_bf16):
     fake = SimpleNamespace(
         ones=np.ones, empty=np.empty, matmul=np.matmul, random=np.random, float32=np.float32, float16=np.float32,
         copyto=np.copyto,
     )  # fmt: skip
+
+    def gemm(a, b, c, dtype, result) -> None:
+        assert (a.dtype, c.dtype) == {"bf16": ("uint16", "uint16"), "int8": ("int8", "int32")}[dtype]
+        if dtype == "bf16" and not takes_bf16:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+
+    monkeypatch.setattr(roofline, "gemm", gemm)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(roofline, "SIDE", 8)
     monkeypatch.setattr(roofline, "LEAST_FLOATS", 1000)
     monkeypatch.setattr(cuda, "event_clock", lambda run: (run(), 0.5)[1])
     found = roofline.gpu_limits(cuda.Device("Stand-in", "sm_90", "13.0", 1000))
-    assert [roof.name for roof in found.roofs] == ["copy", "fp32 product", "fp16 product"]
+    names = [
+        "copy",
+        "fp32 product",
+        "fp16 product",
+        *(["bf16 product"] if takes_bf16 else []),
+        "int8 product",
+    ]
+    assert [roof.name for roof in found.roofs] == names
+    assert [roof.bits for roof in found.roofs if roof.name == "int8 product"] == [8]
     assert found.peak(32) == 2 * 64**3 / 0.5
     assert found.bandwidth == 8 * 1000 / 0.5
 
@@ -110,6 +126,16 @@ def test_a_data_sheet_says_what_it_is_and_knows_no_other_gpu():
     assert "not measured" in found.note
     assert found.bandwidth == 4.8e12
     assert data_sheet("NVIDIA H1000") is None
+
+
+def test_the_vendors_rows_have_points_and_a_copy_has_none():
+    rows = [
+        {"kernel": name, "bits": 16, "shape": "64x64x64", "seconds": 1e-3, "gbps": float("nan")}
+        for name in ("cublas-bf16", "copy")
+    ]
+    made = points(pd.DataFrame(rows), LIMITS)
+    assert list(made["kernel"]) == ["cublas-bf16"]
+    assert made["intensity"][0] == pytest.approx(2 * 64**3 / (64 * 64 * (2 + 2 + 4)))
 
 
 def test_a_measured_table_stands_on_the_roofline():

@@ -8,7 +8,7 @@ import pytest
 from workbench.errors import Refused
 from workbench.speed import Candidate, check, reference, time_interleaved
 from workbench.speed.clocks import read_clocks
-from workbench.speed.time import MOST_ROWS, reference_rows
+from workbench.speed.time import MOST_CAPTURED, MOST_COPIES, MOST_ROWS, copies_for, reference_rows
 
 
 class Clock:
@@ -48,8 +48,42 @@ def test_candidates_run_in_turn():
     clock = Clock()
     three = [clock.candidate(name, 1e-3) for name in "abc"]
     time_interleaved(three, baseline="a", rounds=4, clock=clock)
-    # the warm-up is the first a b c
-    assert samples(clock.log) == list("abc" * 5)
+    # the warm-up is the first a b c; then every round begins with another one
+    assert samples(clock.log) == list("abc" + "abc" + "bca" + "cab" + "abc")
+
+
+def test_every_place_in_the_round_is_had_by_the_baseline_where_there_are_fewer_rounds_than_candidates():
+    clock, places = Clock(), []
+
+    def note(done: int, total: int, what: str) -> None:
+        if "round" in what:
+            places.append(what[-1])
+
+    many = [clock.candidate(name, 1e-2) for name in "abcdefghij"]
+    time_interleaved(many, baseline="a", rounds=5, clock=clock, progress=note)
+    assert [places[10 * i : 10 * i + 10].index("a") for i in range(5)] == [0, 8, 6, 4, 2]
+
+
+def test_copies_go_on_where_the_last_sample_ended():
+    clock, used = Clock(), []
+
+    def run(i: int) -> None:
+        used.append(i)
+        clock.now += 4e-3
+
+    slow = Candidate("slow", run, lambda: None, lambda: None, 0.0)
+    timing = time_interleaved([slow], baseline="slow", rounds=5, clock=clock, warm_up_s=0)["slow"]
+    timed = used[-5 * timing.calls :]
+    assert timing.calls == 2
+    assert timed == list(range(timed[0], timed[0] + 10))
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "count"),
+    [(100 << 20, 1), (32 << 20, 3), (10 << 20, 10), (1 << 20, 96), (1, MOST_COPIES), (0, MOST_COPIES)],
+)
+def test_copies_fill_three_caches_or_are_as_many_as_are_made(nbytes, count):
+    assert copies_for(nbytes, 32 << 20) == count
 
 
 def test_a_drifting_clock_moves_the_seconds_and_not_the_ratio():
@@ -99,6 +133,59 @@ def test_a_candidate_against_itself_says_what_is_no_difference():
     assert time_interleaved([far, base], baseline="far", clock=clock)["base"].verdict(spread) == "slower"
 
 
+def test_rounds_that_do_not_agree_on_a_side_are_no_difference():
+    clock = Clock()
+    two = [clock.candidate("base", 1e-2), clock.candidate("other", 0.9e-2)]
+    beat = iter([0.8, 1.0, 1.25] * 100)
+
+    def jitter(done: int, total: int, what: str) -> None:
+        clock.drift = next(beat) if "other" in what and "round" in what else 1.0
+
+    other = time_interleaved(two, baseline="base", rounds=12, clock=clock, progress=jitter)["other"]
+    assert other.ratio == pytest.approx(1 / 0.9)
+    assert other.ratio_q25 < 1 < other.ratio_q75
+    assert other.verdict(0.001) == "equal"
+
+
+class Launches:
+    """A device on which a launch costs 6 us and the work of a call less; a graph has one launch for all its calls."""
+
+    def __init__(self, clock: Clock, *refuses: str):
+        self.clock, self.refuses, self.asked = clock, refuses, {}
+
+    def __call__(self, candidate: Candidate, calls: int):
+        self.asked[candidate.name] = calls
+        if candidate.name in self.refuses:
+            return None
+
+        def launch() -> None:
+            self.clock.now += 6e-6 + calls * 1e-6
+
+        return launch
+
+
+def test_short_calls_are_launched_together():
+    clock = Clock()
+    three = [clock.candidate("base", 7e-6), clock.candidate("short", 7e-6), clock.candidate("long", 1e-3)]
+    capture = Launches(clock)
+    timings = time_interleaved(three, baseline="base", clock=clock, capture=capture)
+    assert capture.asked == {"base": MOST_CAPTURED, "short": MOST_CAPTURED}
+    assert [timings[name].captured for name in ("base", "short", "long")] == [True, True, False]
+    assert timings["short"].seconds == pytest.approx(1e-6, rel=0.01)
+    assert timings["short"].calls == MOST_CAPTURED
+    assert timings["long"].seconds == pytest.approx(1e-3)
+
+
+def test_a_baseline_that_cannot_be_launched_together_takes_that_from_all():
+    clock = Clock()
+    two = [clock.candidate("short", 7e-6), clock.candidate("base", 7e-6)]
+    timings = time_interleaved(two, baseline="base", clock=clock, capture=Launches(clock, "base"))
+    assert not timings["short"].captured
+    assert timings["short"].ratio == pytest.approx(1)
+    timings = time_interleaved(two, baseline="base", clock=clock, capture=Launches(clock, "short"))
+    assert (timings["base"].captured, timings["short"].captured) == (True, False)
+
+
 def test_hot_runs_stay_on_one_operand_set():
     sets = []
     cold = Candidate("a", sets.append, lambda: None, lambda: None, 0.0)
@@ -121,6 +208,21 @@ def test_every_sample_is_kept_and_every_round_announced():
     assert len(rounds) == 4
     assert timings["fast"].samples == pytest.approx([1e-2] * 4)
     assert timings["fast"].ratios == pytest.approx([2] * 4)
+
+
+def test_the_sample_that_wakes_the_machine_is_not_timed():
+    clock = Clock()
+
+    def asleep() -> None:
+        clock.drift = 10.0
+
+    def run(i: int) -> None:
+        clock.now += 2e-2 * clock.drift
+        clock.drift = 1.0
+
+    one = Candidate("a", run, lambda: None, lambda: None, 0.0)
+    timing = time_interleaved([one], baseline="a", rounds=4, clock=clock, each_round=asleep)["a"]
+    assert timing.samples == pytest.approx([2e-2] * 4)
 
 
 def test_the_clocks_of_a_gpu_are_read_from_nvidia_smis_line():

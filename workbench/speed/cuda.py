@@ -26,9 +26,9 @@ from ..errors import Refused
 from .kernel import FOLDER, Kernel, kernels
 from .nvrtc import Compiled, NoCompiler, compile_kernel
 from .ops import DTYPES, OPS, Problem, Shape, pitched, problem
-from .time import Candidate, Reference, reference_rows
+from .time import Candidate, Reference, copies_for, reference_rows
 from .tma import tensor_map
-from .vendor import MOST_COPIES, baselines, poison, tolerance
+from .vendor import baselines, poison, tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,10 +38,12 @@ __all__ = [
     "Sets",
     "baselines",
     "candidate",
+    "captured",
     "empty_seconds",
     "event_clock",
     "families",
     "find_device",
+    "library_versions",
     "operand_sets",
     "rehearse",
 ]
@@ -85,6 +87,21 @@ def find_device() -> tuple[Device | None, str]:
     ), ""
 
 
+def library_versions() -> dict[str, str]:
+    """What the vendor's library is, for a record: CUDA's runtime and cuBLAS, as the device has them loaded."""
+    import cupy
+
+    made = {}
+    try:
+        runtime = cupy.cuda.runtime.runtimeGetVersion()
+        made["cuda-runtime"] = f"{runtime // 1000}.{runtime % 1000 // 10}"
+        number = cupy.cuda.cublas.getVersion(cupy.cuda.device.get_cublas_handle())
+        made["cublas"] = f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
+    except (RuntimeError, AttributeError):  # what does not answer is not written down
+        pass
+    return made
+
+
 def event_clock(work: Callable[[], object]) -> float:
     """Seconds between two events on the device, before and after `work`."""
     import cupy
@@ -96,6 +113,34 @@ def event_clock(work: Callable[[], object]) -> float:
     stop.record()
     stop.synchronize()
     return cupy.cuda.get_elapsed_time(start, stop) / 1e3
+
+
+def captured(candidate: Candidate, calls: int) -> Callable[[], object] | None:
+    """So many calls as one launch of a CUDA graph: Python and the driver need some microseconds for a launch, which
+    is more than a short kernel takes. None where the calls cannot be captured. A graph that holds nothing would be
+    the fastest of all, so one launch has to write the whole result."""
+    if not candidate.capturable:
+        return None
+    import cupy
+
+    try:
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            stream.begin_capture()
+            try:
+                for i in range(calls):
+                    candidate.run(i)
+            finally:  # a stream that went on capturing could do nothing else
+                graph = stream.end_capture()
+        candidate.poison()
+        graph.launch()
+        result = candidate.output()
+    except (
+        RuntimeError,
+        AttributeError,
+        Refused,
+    ):  # CuPy's errors are RuntimeErrors; an old one has no graphs
+        return None
+    return None if (result != result).any() else graph.launch
 
 
 def families(wanted: Sequence[Kernel]) -> list[list[Kernel]]:
@@ -122,7 +167,13 @@ class Sets:
         0.0  # of the relative error: what rounding the operands does, where `expected` is of those before
     )
     weight_error: float | None = None  # of a compressed layer
+    cache_bytes: int = 0  # of the device
     _arrays: dict[tuple[int, str, int], Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of all copies."""
+        return self.count * sum(array.nbytes for array in self.problem.inputs.values())
 
     def array(self, i: int, name: str, pitch: int = 0) -> Any:
         """Operand `name` of copy i modulo their number, its rows at multiples of `pitch` bytes."""
@@ -148,16 +199,18 @@ def operand_sets(
     weight_error: float | None = None,
 ) -> Sets:
     """Operands for a kernel and those that share its packing, random or `given` (a compressed layer, `ops.layer`), in
-    as many copies as exceed three times the device's cache. `expected`: what the result should be, if not the product
-    of just these operands. Refused where they do not fit the device."""
+    as many copies as exceed three times the device's cache, as far as `MOST_COPIES` do. `expected`: what the result
+    should be, if not the product of just these operands. Refused where they do not fit the device."""
     import cupy
     import numpy as np
 
     made = given or problem(kernel.op, kernel.operands, shape, packing=kernel.packing, seed=seed)
     size = sum(array.nbytes for array in made.inputs.values())
     slack = made.distance(expected.values, expected.rows) if expected else 0.0
-    count = min(MOST_COPIES, -(-3 * device.cache_bytes // size))
-    sets = Sets(kernel, made, expected or _expected(kernel, made), count, slack, weight_error)
+    count = copies_for(size, device.cache_bytes)
+    sets = Sets(
+        kernel, made, expected or _expected(kernel, made), count, slack, weight_error, device.cache_bytes
+    )
     try:
         for i in range(sets.count):
             for name in made.inputs:
@@ -254,6 +307,8 @@ def candidate(kernel: Kernel, sets: Sets, device: Device) -> tuple[Candidate, Co
         nbytes=sets.problem.bytes(kernel.operands),
         expected=sets.expected,
         weight_error=sets.weight_error,
+        footprint=sets.footprint,
+        capturable=True,
     )
     return made, compiled
 

@@ -29,6 +29,13 @@ COLUMNS = {
 CPU = {  # the ladders whose rungs are not .cu files
     "cpu": ("cpu-naive", "cpu-reordered", "cpu-register-tiled", "cpu-threaded"),
     "cpu-numba": ("cpu-numba-naive", "cpu-numba-reordered", "cpu-numba-tiled"),
+    # one width each: their predictions are over torch's product, which they begin with
+    "cpu-w8": ("cpu-torch-fp32", "cpu-torch-int8", "cpu-w8-dequant", "cpu-w8-dot", "cpu-w8a8-dot"),
+    "cpu-w4": ("cpu-torch-fp32", "cpu-torch-int4", "cpu-w4-dequant", "cpu-w4-dot", "cpu-w4-lut"),
+    "cpu-nf4": ("cpu-torch-fp32", "cpu-nf4-dequant", "cpu-nf4-dot"),
+    "cpu-w3": ("cpu-torch-fp32", "cpu-w3-dequant", "cpu-w3-dot", "cpu-w3-lut"),
+    "cpu-w2": ("cpu-torch-fp32", "cpu-w2-dequant", "cpu-w2-dot", "cpu-w2-lut"),
+    "cpu-w1": ("cpu-torch-fp32", "cpu-w1-dot", "cpu-w1-lut"),
 }
 
 
@@ -92,13 +99,15 @@ def _told(name: str, of_gpu: dict[str, Kernel]) -> tuple[str, Gain | None]:
 
 def read_gain(text: str, name: str) -> Gain | None:
     """The prediction of a CPU kernel from its words, such as "10 to 20x over naive: why"; None where they hold none.
-    It names its predecessor without what all names of the ladder begin with."""
+    It names its predecessor without what all names of the ladder begin with, or without "cpu-"."""
     match = re.match(r"(\d+(?:\.\d+)?)(?: to (\d+(?:\.\d+)?))?x over ([a-z0-9-]+)(?:[:;]\s*(.*))?", text)
     if not match:
         return None
     low = float(match[1])
     family = next((ladder for ladder, rungs in CPU.items() if name in rungs), "cpu")
-    return Gain(low, float(match[2] or low), f"{family}-{match[3]}", match[4] or "")
+    over = f"{family}-{match[3]}"
+    over = over if over in CPU.get(family, ()) else f"cpu-{match[3]}"
+    return Gain(low, float(match[2] or low), over, match[4] or "")
 
 
 def _times(factor: float, value: float | None) -> float | None:

@@ -19,7 +19,7 @@ from .layer_cuda import LayerOperands, cuda_rows, suited
 from .pack import LowBit, low_bit
 from .run import Run, checked, time_on_cpu
 from .table import Row, join, new_row, to_frame
-from .time import Candidate, Progress, Reference, reference
+from .time import Candidate, Progress, Reference, copies_for, reference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,8 @@ def run_layer(
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Y = X W^T of a compressed W [out, in] by torch in fp32 on what it stands for (the baseline) and by every CPU
-    kernel, and by the CUDA kernels for weights of its kind, against cuBLAS in fp16; a row for each, columns as in
-    `measure`.
+    kernel, and by the CUDA kernels for weights of its kind, against cuBLAS in fp16, which has a row, too; a row for
+    each, columns as in `measure`. Refused: inputs or an original that do not fit or hold no numbers, no rounds.
 
     x [batch, in]: inputs, else `batch` random ones (normal). original [out, in]: the weights before, for
     `weight_error`. kernel: a glob over the names; those that cannot run this weight are rows that say why. emulate:
@@ -56,18 +56,21 @@ def run_layer(
     import numpy as np
     import torch
 
-    N, K = compressed.shape
-    x = (
-        torch.from_numpy(np.random.default_rng(0).standard_normal((batch, K), dtype=np.float32))
-        if x is None
-        else x
-    )
-    if x.ndim != 2 or x.shape[1] != K:
-        raise Refused(f"x of shape {tuple(x.shape)} for a weight of {N} x {K}: it has to be [batch, {K}]")
-    if original is not None and tuple(original.shape) != (N, K):
+    if rounds < 1:
         raise Refused(
-            f"the original of shape {tuple(original.shape)} for a weight of {N} x {K}; they have to agree"
+            f"run_layer: {rounds} rounds cannot be timed; take 1 or more, 5 for quartiles that mean something"
         )
+    if not hasattr(compressed, "grid"):
+        raise Refused(
+            f"run_layer runs a compressed weight, and this is a {type(compressed).__name__}; "
+            "make one of it, such as Scheme(bits=4).quantize(w)"
+        )
+    N, K = compressed.shape
+    if x is None:
+        if batch < 1:
+            raise Refused(f"run_layer: batch={batch}: a product has 1 or more rows of inputs; take batch=1")
+        x = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, K), dtype=np.float32))
+    _usable(x, original, (N, K))
     weight, why = _codes(compressed)
     on_cpu, on_gpu = _select(kernel, compressed, weight)
     running = compressed.running()
@@ -92,6 +95,29 @@ def run_layer(
     frame = to_frame(rows)
     frame.attrs["runs"] = runs
     return frame
+
+
+def _usable(x: Tensor, original: Tensor | None, shape: tuple[int, int]) -> None:
+    """Refused where inputs or original do not fit a weight of `shape`, or leave an error that means nothing."""
+    N, K = shape
+    if x.ndim != 2 or x.shape[1] != K or not len(x):
+        raise Refused(
+            f"run_layer: x of shape {tuple(x.shape)} for a weight of {N} x {K}: "
+            f"it has to be [batch, {K}], batch 1 or more"
+        )
+    if original is not None and tuple(original.shape) != shape:
+        raise Refused(
+            f"run_layer: the original of shape {tuple(original.shape)} for a weight of {N} x {K}; they have to agree"
+        )
+    if wrong := int((~x.isfinite()).sum()):
+        raise Refused(
+            f"run_layer: {wrong} of {x.numel()} elements of x are NaN or infinite; give finite inputs, or leave x out"
+        )
+    if not x.any():
+        raise Refused(
+            "run_layer: x is all zeros, and an error relative to a product of zeros means nothing; "
+            "give inputs that are not, or leave x out"
+        )
 
 
 def _codes(compressed: CompressedWeight) -> tuple[LowBit | None, str]:
@@ -166,12 +192,15 @@ def _cpu_rows(
 def _candidate(
     name: str, stem: str, weight: LowBit, x: np.ndarray, expected: Reference, lost: float | None
 ) -> Candidate:
-    """The weight packed for one kernel, in as many copies as exceed the cache."""
+    """The weight packed for one kernel, in as many copies as fill three caches."""
     of = cpu.source(stem)
     product = cpu.Product(of, one := cpu.Packed(weight, of.packing), x.shape[0])
-    copies = max(1, min(cpu.MOST_COPIES, -(-3 * cpu.cache_bytes() // one.nbytes)))
+    copies = copies_for(one.nbytes, cpu.cache_bytes())
     packed = [one] + [one.copy() for _ in range(copies - 1)]
-    return cpu.product_candidate(name, of.tolerance, product, packed, x, expected=expected, weight_error=lost)
+    tolerance = of.tolerance
+    if expected.values.size <= cpu.FEW:
+        tolerance = cpu.allowed(tolerance, x, weight.dequantize(), expected)
+    return cpu.product_candidate(name, tolerance, product, packed, x, expected=expected, weight_error=lost)
 
 
 def _inside(compressed: CompressedWeight, seen: np.ndarray) -> np.ndarray:

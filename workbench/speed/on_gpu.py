@@ -2,7 +2,9 @@
 
 A weight is packed for some kernels and plain for others, so a kernel brings its own operands; kernels with one packing
 share them. All of a family are checked against float64 and timed in turn with the baseline, so their ratios are of one
-run. Without a GPU registers, shared memory and spills are known, the time is not, and the row says so.
+run; what they are compared with has rows, too. A call of a few microseconds is launched from a CUDA graph, as a server
+would, so that it is the kernel that is timed and not Python. Without a GPU registers, shared memory and spills are
+known, the time is not, and the row says so.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from . import cuda
 from .clocks import gpu_clocks
 from .kernel import Kernel
 from .nvrtc import Compiled, compile_kernel
-from .ops import OPS
+from .ops import DTYPES, OPS
 from .run import Run, checked
 from .table import Row, Shape, new_row
 from .time import Candidate, Progress, time_interleaved
@@ -80,7 +82,8 @@ def _family(
     notes = dict.fromkeys([kernel.name for kernel in family], "")
     sets = _first(family, sets_of)
     makers: list[tuple[str, Callable[[], Candidate]]] = cuda.baselines(sets)
-    baseline = makers[0][0]
+    vendors = [name for name, _ in makers]
+    baseline = vendors[0]
     makers += [(kernel.name, partial(make, kernel)) for kernel in family]
     candidates, errors = checked(makers, sets.expected, notes)
     if baseline not in errors:
@@ -95,9 +98,15 @@ def _family(
         clock=cuda.event_clock,
         progress=progress,
         each_round=lambda: clocks.append(gpu_clocks()),
+        capture=cuda.captured,
     )
-    conditions = {"empty_s": cuda.empty_seconds(device), "clocks": clocks}
-    run = Run({one.name: one for one in candidates}, timings, baseline, conditions)
+    conditions = {
+        "empty_s": cuda.empty_seconds(device),
+        "cache_bytes": device.cache_bytes,
+        "captured": [name for name, timing in timings.items() if timing.captured],
+        "clocks": clocks,
+    }
+    run = Run({one.name: one for one in candidates}, timings, baseline, conditions, device.cache_bytes)
     rows = [
         new_row(shape, kernel.name, device.name, kernel.bits, kernel.hash, notes[kernel.name])
         | _resources(compiled.get(kernel.name), shape, kernel)
@@ -105,7 +114,28 @@ def _family(
         | _rate(shape, run, kernel)
         for kernel in family
     ]
-    return rows, run
+    return rows + _vendors_rows(shape, vendors, device, run, errors, notes), run
+
+
+def _vendors_rows(
+    shape: Shape,
+    vendors: Sequence[str],
+    device: cuda.Device,
+    run: Run,
+    errors: dict[str, float],
+    notes: dict[str, str],
+) -> list[Row]:
+    """Rows of what the kernels were compared with, timed or not. The record's versions say which library that is."""
+    rows = []
+    for name in vendors:
+        bits = next(
+            (dtype.bits for label, dtype in DTYPES.items() if label in name), 4 if "int4" in name else 32
+        )
+        note = notes.get(name, "")
+        row = new_row(shape, name, device.name, bits, "", note)
+        row |= run.row(shape, name, errors.get(name), note)
+        rows.append(row | ({"gflops": None} if name == "copy" else {}))
+    return rows
 
 
 def _shared(make_sets: MakeSets) -> MakeSets:

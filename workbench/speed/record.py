@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .roofline import Limits
 
 # CuPy is installed under a name per CUDA version
+FORMAT = 2  # of the document; 1 had no number, no rows of what kernels are compared with on a GPU
 PACKAGES = {
+    "workbench": ("workbench",),
     "torch": ("torch",),
     "numpy": ("numpy",),
     "numba": ("numba",),
@@ -40,26 +42,31 @@ def to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def document(frame: pd.DataFrame) -> dict[str, Any]:
-    """{"kernels": rows, "machine": ..., "versions": ..., "date": ..., "runs": ...}: `measure`'s table and where it
-    comes from. `runs` has for "cpu" and "gpu" every sample of every round, from which any quantile follows, with the
-    clocks, the bandwidth, the empty call and how far the baseline was from itself."""
+    """{"format": 2, "kernels": rows, "machine": ..., "versions": ..., "date": ..., "runs": ...}: `measure`'s table and
+    where it comes from. `runs` has for "cpu" and "gpu" every sample of every round, from which any quantile follows,
+    with the clocks, the bandwidth, the empty call and how far the baseline was from itself."""
     import torch
 
     device, _ = cuda.find_device()
     return {
+        "format": FORMAT,
         "kernels": to_records(frame),
         "machine": {
             "cpu": cpu.cpu_name(),
             "path": cpu.isa(),  # what the C++ kernels were compiled for
             "compiler": _compiler(),
             "cores": os.cpu_count(),
+            "cache_bytes": cpu.cache_bytes(),  # of the last level, as copies of the operands were counted by it
             "threads": torch.get_num_threads(),
             "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # runnable processes, 1 minute
             "system": platform.platform(terse=True),
             "device": device.name if device else None,
             "driver": device.driver if device else None,
+            "device_cache_bytes": device.cache_bytes if device else None,
         },
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES}
+        | (cuda.library_versions() if device else {}),
         "runs": _plain_all(frame.attrs.get("runs", {})),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -86,6 +93,18 @@ def record(frame: pd.DataFrame, path: str | Path, limits: Limits | None = None) 
         if beside and os.path.exists(beside):
             os.unlink(beside)
     return path
+
+
+def writable(path: str | Path) -> None:
+    """Refused where a record cannot be written to `path`: minutes of measuring should not end in that."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder; name a file in it")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise Refused(f"{path}: the record cannot be written: {error.strerror}") from None
 
 
 def _plain_all(value: Any) -> Any:

@@ -11,16 +11,19 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import Refused
 from . import cpu, cuda
 from .cpu.roof import roofs
 from .kernel import Kernel, kernels
 from .ops import DTYPES, OPS, PACKINGS, Shape, problem
 from .table import join, parse_shape
 from .time import Candidate, Clock, Progress, Timing, time_interleaved, wall_clock
+from .vendor import gemm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +32,7 @@ LEAST_FLOATS = 64 << 20  # of the buffer that a GPU copies
 SIDE = 1024  # of the square product that finds a CPU's peak; on a GPU eight times as long
 SAMPLE = (64, 512)  # rows and columns of a packed weight from which its bytes per element are read
 ROUNDS = 5
+COPY = "copy"  # the baseline of what is no product: it has no operations
 
 COLUMNS = {
     "kernel": "name",
@@ -134,7 +138,7 @@ def points(frame: pd.DataFrame, limits: Limits, *, where: str = "measured") -> p
 
     known, rows = kernels(), []
     for row in frame.to_dict("records"):
-        if not row["seconds"] == row["seconds"] or row["seconds"] is None:
+        if not row["seconds"] == row["seconds"] or row["seconds"] is None or row["kernel"] == COPY:
             continue
         seconds, bits = float(row["seconds"]), int(row["bits"])
         done = _row_work(row, known.get(row["kernel"]))
@@ -164,6 +168,10 @@ def _row_work(row: Mapping[str, Any], kernel: Kernel | None) -> Work:
     if kernel is not None:
         return work(kernel, shape)
     gbps = row.get("gbps")
+    if not row["kernel"].startswith(
+        "cpu-"
+    ):  # the vendor's on a GPU: operands of one type, the result in four bytes
+        return Work(2.0 * M * N * K, (M * K + K * N) * int(row["bits"]) / 8 + 4.0 * M * N)
     weight = (
         1e9 * gbps * row["seconds"] if gbps is not None and gbps == gbps else K * N * int(row["bits"]) / 8
     )
@@ -224,6 +232,11 @@ def gpu_limits(device: cuda.Device, *, progress: Progress | None = None) -> Limi
     a = random.standard_normal((side, side), dtype=cupy.float32)
     half = a.astype(cupy.float16)
     flops = 2.0 * side**3
+
+    def product(name: str, one: Any, to: Any, dtype: str, result: str, bits: int) -> tuple[Candidate, Roof]:
+        run = partial(gemm, one, one, to, dtype, result)
+        return _candidate(name, lambda i: run()), Roof(name, flops, "flop", bits)
+
     made = [
         (_candidate("copy", lambda i: cupy.copyto(target, source)), Roof("copy", 8.0 * floats, "byte")),
         (_candidate("fp32 product", lambda i: cupy.matmul(a, a)), Roof("fp32 product", flops, "flop", 32)),
@@ -231,11 +244,37 @@ def gpu_limits(device: cuda.Device, *, progress: Progress | None = None) -> Limi
             _candidate("fp16 product", lambda i: cupy.matmul(half, half)),
             Roof("fp16 product", flops, "flop", 16),
         ),
+        # bf16 is the upper half of fp32, cut off here: what its digits are costs nothing
+        product("bf16 product", _upper_halves(a), cupy.empty((side, side), "uint16"), "bf16", "bf16", 16),
+        product("int8 product", _whole(a), cupy.empty((side, side), "int32"), "int8", "int32", 8),
     ]
+    made = _that_run(made)
     timings = time_interleaved(
         [one for one, _ in made], baseline="copy", rounds=ROUNDS, clock=cuda.event_clock, progress=progress
     )
     return Limits(device.name, "measured", _today(), _best(made, timings))
+
+
+def _upper_halves(a: Any) -> Any:
+    """The upper 16 bits of each float of [M,K]: bf16, rounded towards zero."""
+    return (a.view("uint32") >> 16).astype("uint16")
+
+
+def _whole(a: Any) -> Any:
+    """Normal numbers as whole ones in 8 bits."""
+    return (30 * a).clip(-127, 127).astype("int8")
+
+
+def _that_run(made: list[tuple[Candidate, Roof]]) -> list[tuple[Candidate, Roof]]:
+    """Those that the device and its library take: an old one has no product of bf16."""
+    kept = []
+    for candidate, roof in made:
+        try:
+            candidate.run(0)
+        except (RuntimeError, Refused):
+            continue
+        kept.append((candidate, roof))
+    return kept
 
 
 def _best(made: list[tuple[Candidate, Roof]], timings: Mapping[str, Timing]) -> tuple[Roof, ...]:

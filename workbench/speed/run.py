@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from . import cpu
 from .clocks import cpu_clocks
 from .cpu import roof
 from .table import Row, Shape, join, timed
-from .time import AGAIN, HOT, Candidate, Progress, Reference, Timing, check, time_interleaved
+from .time import AGAIN, COLD, HOT, SHORT_S, Candidate, Progress, Reference, Timing, check, time_interleaved
 
 WARM_UP_S = 0.1  # per candidate; less where the whole budget is small
 
@@ -37,6 +38,8 @@ class Run:
     timings: dict[str, Timing]
     baseline: str
     conditions: dict[str, Any]
+    cache_bytes: int = 0  # of the last level
+    read_bytes: int = 0  # that one sample call of `roof.READ` reads; 0 where it was not timed
 
     @property
     def spread(self) -> float | None:
@@ -50,25 +53,51 @@ class Run:
         if timing is None:
             return {"baseline": self.baseline}
         candidate, hot = self.candidates[name], self.timings.get(name + HOT)
-        note = join(note, candidate.note, self.conditions.get("busy", ""))
+        note = join(note, candidate.note, self.conditions.get("busy", ""), self._remarks(candidate, timing))
         gbps = candidate.nbytes / timing.seconds / 1e9 if candidate.nbytes else None
-        read = self.conditions.get("read_gbps")
         return timed(shape, timing, error, note) | {
             "weight_error": candidate.weight_error,
             "verdict": "" if self.spread is None else timing.verdict(self.spread),
             "gbps": gbps,
-            "of_bandwidth": gbps / read if gbps and read else None,
+            "of_bandwidth": self._of_bandwidth(candidate, timing),
             "seconds_hot": hot.seconds if hot else None,
         }
+
+    def _of_bandwidth(self, candidate: Candidate, timing: Timing) -> float | None:
+        """Bytes per second as a share of what reading reached in the same round, the median of the rounds."""
+        read = self.timings.get(roof.READ)
+        if read is None or not self.read_bytes or not candidate.nbytes:
+            return None
+        share = candidate.nbytes / self.read_bytes
+        return statistics.median(
+            share * alone / own for alone, own in zip(read.samples, timing.samples, strict=True)
+        )
+
+    def _remarks(self, candidate: Candidate, timing: Timing) -> str:
+        """Where the operands lay, and what launching may have cost."""
+        partly = 0 < candidate.footprint < COLD * self.cache_bytes
+        return join(
+            "operands partly in the cache" if partly else "",
+            "launched from a graph" if timing.captured else "",
+            "launched one by one, which may be what takes the time"
+            if "captured" in self.conditions and timing.seconds < SHORT_S and not timing.captured
+            else "",
+        )
 
     def facts(self) -> dict[str, Any]:
         """For the record: the conditions, and every sample of every round."""
         return {
             "conditions": {**self.conditions, "aa_spread": self.spread},
             "samples": {
-                name: {"seconds": list(one.samples), "ratio": list(one.ratios), "calls": one.calls}
+                name: {
+                    "seconds": list(one.samples),
+                    "ratio": list(one.ratios),
+                    "calls": one.calls,
+                    "captured": one.captured,
+                }
                 for name, one in self.timings.items()
             },
+            "footprints": {name: one.footprint for name, one in self.candidates.items() if one.footprint},
         }
 
 
@@ -93,6 +122,14 @@ def time_on_cpu(candidates: list[Candidate], rounds: int, budget_s: float, progr
         "busy": busy,
         "read_gbps": bounds[0].nbytes / timings[roof.READ].seconds / 1e9,
         "empty_s": timings[roof.EMPTY].seconds,
+        "cache_bytes": cpu.cache_bytes(),
         "clocks": clocks,
     }
-    return Run({one.name: one for one in candidates}, timings, baseline, conditions)
+    return Run(
+        {one.name: one for one in candidates},
+        timings,
+        baseline,
+        conditions,
+        cpu.cache_bytes(),
+        bounds[0].nbytes,
+    )

@@ -18,11 +18,18 @@ from ..errors import Refused, near
 
 Clock = Callable[[Callable[[], object]], float]  # does the work, returns its seconds
 Progress = Callable[[int, int, str], None]  # done, total, what; raising from it stops the measurement
+Work = Callable[[], object]
 
 MOST_ROWS = 256  # of C checked against float64 in a product too large to check whole
 SMALL = 2_000_000_000  # multiply-adds that a float64 reference may cost
 AGREE = 0.05  # two warm-up samples this close: the clock has settled
 MOST_WARM_UPS = 1000
+COLD = 3  # caches that the copies of an operand fill, so that a product finds its own in memory
+MOST_COPIES = (
+    4096  # of one operand: what is smaller than some 40 KB lies in the cache in part, and its row says so
+)
+SHORT_S = 20e-6  # under this a call may cost more to launch than to run
+MOST_CAPTURED = 1000  # calls in one graph
 AGAIN, HOT = (
     " again",
     " hot",
@@ -49,6 +56,8 @@ class Candidate:
     expected: Reference | None = None
     weight_error: float | None = None
     note: str = ""  # what a reader of its row must know
+    footprint: int = 0  # bytes of all the copies that it rotates through; 0 where that is not known
+    capturable: bool = False  # every launch goes to the current stream, so that a graph can hold them
 
     def again(self) -> Candidate:
         """The same under another name. Timed in the same run, its ratio to the first should be 1: how far it is off
@@ -83,6 +92,7 @@ class Timing:
     ratio_q75: float
     rounds: int
     calls: int  # products per sample
+    captured: bool = False  # the sample was one launch of a graph
     samples: tuple[float, ...] = ()  # seconds per product, one of each round
     ratios: tuple[float, ...] = ()  # to the baseline of the same round
 
@@ -93,8 +103,8 @@ class Timing:
 
     def verdict(self, spread: float) -> str:
         """ "faster", "slower" or "equal": equal where the ratio differs from 1 by no more than `spread`, that of the
-        baseline against itself."""
-        if max(self.ratio, 1 / self.ratio) - 1 <= spread:
+        baseline against itself, or where 1 lies between its quartiles: the rounds then do not agree on a side."""
+        if max(self.ratio, 1 / self.ratio) - 1 <= spread or self.ratio_q25 <= 1 <= self.ratio_q75:
             return "equal"
         return "faster" if self.ratio > 1 else "slower"
 
@@ -109,6 +119,11 @@ def wall_clock(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def copies_for(nbytes: int, cache_bytes: int, most: int = MOST_COPIES) -> int:
+    """How many copies of an operand of `nbytes` bytes fill three caches; at most `most`."""
+    return max(1, min(most, -(-COLD * cache_bytes // max(nbytes, 1))))
 
 
 def reference_rows(M: int, N: int, K: int) -> int:
@@ -166,12 +181,16 @@ def time_interleaved(
     clock: Clock = wall_clock,
     progress: Progress | None = None,
     each_round: Callable[[], object] | None = None,
+    capture: Callable[[Candidate, int], Work | None] | None = None,
 ) -> dict[str, Timing]:
     """Name -> Timing, in the candidates' order; they have passed `check`. One sample is as many products as fill
     `sample_s` seconds; each candidate is warmed up for `warm_up_s` seconds and until two samples agree. Fewer
-    rounds, but not under three, where they would take more than `budget_s` seconds. `each_round` is called before every
-    round, to write down the clocks; it is not timed. Refused if `baseline` is not
-    among the candidates or there is less than one round."""
+    rounds, but not under three, where they would take more than `budget_s` seconds. Every round begins with another
+    candidate, so that no one always has the chip as the one before leaves it. `each_round` is called before every
+    round, to write down the clocks; neither it nor one sample after it, which wakes the machine, is timed.
+    `capture(candidate, calls)` makes one launch of so many short calls, or None where that cannot be done; if it cannot
+    for a short baseline, it is done for nobody, since a ratio has to compare like with like. Refused if `baseline` is
+    not among the candidates or there is less than one round."""
     names = [candidate.name for candidate in candidates]
     if baseline not in names:
         raise Refused(f"the baseline {baseline!r} is not among the candidates{near(baseline, names)}")
@@ -186,26 +205,65 @@ def time_interleaved(
             progress(done, total, what)
         done += 1
 
-    calls, cost = {}, 0.0
+    calls: dict[str, int] = {}
+    seconds: dict[str, float] = {}
     for candidate in candidates:
         say(f"warming up {candidate.name}")
-        calls[candidate.name], seconds = _warm_up(candidate, sample_s, warm_up_s, clock)
-        cost += seconds
+        calls[candidate.name], seconds[candidate.name] = _warm_up(candidate, sample_s, warm_up_s, clock)
+    cost = sum(calls[name] * seconds[name] for name in names)
     rounds = min(rounds, max(3, int(budget_s / cost))) if cost * rounds > budget_s else rounds
     total = len(candidates) * (rounds + 1)
+    works = _captured(candidates, baseline, calls, seconds, capture) if capture else {}
+
+    def sample(candidate: Candidate, number: int) -> float:
+        one, name = works.get(candidate.name), candidate.name
+        # the copies go on where the last sample ended: those of a slow kernel would else be the same few, and hot
+        return (
+            clock(one) / calls[name] if one else _sample(candidate, calls[name], clock, number * calls[name])
+        )
 
     samples: dict[str, list[float]] = {name: [] for name in names}
+    step = max(1, len(candidates) // rounds)
     for number in range(rounds):
+        start = number * step % len(candidates)
+        turn = [*candidates[start:], *candidates[:start]]
         if each_round:
             each_round()
-        for candidate in candidates:
+            sample(turn[0], number)
+        for candidate in turn:
             say(f"round {number + 1} of {rounds}: {candidate.name}")
-            samples[candidate.name].append(_sample(candidate, calls[candidate.name], clock))
-    return {name: _timing(name, baseline, samples, calls[name]) for name in names}
+            samples[candidate.name].append(sample(candidate, number + 1))
+    return {
+        name: replace(_timing(name, baseline, samples, calls[name]), captured=name in works) for name in names
+    }
+
+
+def _captured(
+    candidates: Sequence[Candidate],
+    baseline: str,
+    calls: dict[str, int],
+    seconds: dict[str, float],
+    capture: Callable[[Candidate, int], Work | None],
+) -> dict[str, Work]:
+    """Name -> one launch of all calls of a sample, of the candidates whose calls are short; `calls` is cut to what
+    a graph should hold. {} where the baseline is short and cannot be launched so."""
+    made: dict[str, Work] = {}
+    for candidate in sorted(candidates, key=lambda one: one.name != baseline):
+        name = candidate.name
+        if seconds[name] >= SHORT_S:
+            continue
+        several = min(calls[name], MOST_CAPTURED)
+        work = capture(candidate, several)
+        if work is None and name == baseline:
+            return {}
+        if work is not None:
+            made[name], calls[name] = work, several
+            work()  # the first launch of a graph brings it to the device
+    return made
 
 
 def _warm_up(candidate: Candidate, sample_s: float, warm_up_s: float, clock: Clock) -> tuple[int, float]:
-    """Bring caches and clocks to rest; returns the products per sample, and the seconds of a sample."""
+    """Bring caches and clocks to rest; returns the products per sample, and the seconds of one product."""
     spent, before, calls = 0.0, float("inf"), 1
     seconds = 0.0
     for _ in range(MOST_WARM_UPS):
@@ -217,14 +275,14 @@ def _warm_up(candidate: Candidate, sample_s: float, warm_up_s: float, clock: Clo
         # a product of seconds, or a machine that other work shares, does not settle by waiting for it
         if spent >= warm_up_s and (settled or spent >= 5 * warm_up_s):
             break
-    return calls, seconds * calls
+    return calls, seconds
 
 
-def _sample(candidate: Candidate, calls: int, clock: Clock) -> float:
-    """Seconds per product over `calls` products in a row."""
+def _sample(candidate: Candidate, calls: int, clock: Clock, first: int = 0) -> float:
+    """Seconds per product over `calls` products in a row, on the operand sets from `first` on."""
 
     def work() -> None:
-        for i in range(calls):
+        for i in range(first, first + calls):
             candidate.run(i)
 
     return clock(work) / calls

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
-from .ops import DTYPES, SCALED_LAYER
-from .time import Candidate, Reference
+from .ops import DTYPES, LAYER, SCALED_LAYER
+from .time import Candidate, Reference, copies_for, reference
 
 if TYPE_CHECKING:
-    from .cuda import Sets
+    import numpy as np
 
-MOST_COPIES = 24
+    from .cuda import Sets
+    from .pack import LowBit
 
 
 def baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
@@ -65,7 +67,9 @@ def _dense(sets: Sets, dtype: str = "") -> tuple[list[Any], list[Any], str, str]
     fill = -sides[0].shape[1] % 16
     wide = (np.pad(side.astype(np.float32), ((0, 0), (0, fill))) for side in sides)
     hosts = [np.ascontiguousarray(DTYPES[dtype].encode(array)) for array in wide]
-    count = min(MOST_COPIES, max(1, sets.count))
+    count = copies_for(
+        sum(host.nbytes for host in hosts), sets.cache_bytes
+    )  # of these: packed ones are smaller
     left, right = ([cupy.asarray(host) for _ in range(count)] for host in hosts)
     return left, right, dtype, result
 
@@ -89,11 +93,11 @@ def _cublas(sets: Sets, name: str, as_type: str = "") -> Candidate:
 
     def run(i: int) -> None:
         try:
-            _gemm(left[i % len(left)], right[i % len(right)], c, dtype, result)
+            gemm(left[i % len(left)], right[i % len(right)], c, dtype, result)
         except RuntimeError as error:  # cublas.CUBLASError is one
             raise Refused(f"{name} does not take this product: {error}") from None
 
-    return _made(sets, name, run, c, tolerance(loose, sets), result)
+    return _made(sets, name, run, c, tolerance(loose, sets), result, sum(x.nbytes for x in (*left, *right)))
 
 
 def _cublas_scaled(sets: Sets, name: str) -> Candidate:
@@ -109,12 +113,12 @@ def _cublas_scaled(sets: Sets, name: str) -> Candidate:
 
     def run(i: int) -> None:
         try:
-            _gemm(left[i % len(left)], right[i % len(right)], whole, dtype, "int32")
+            gemm(left[i % len(left)], right[i % len(right)], whole, dtype, "int32")
         except RuntimeError as error:
             raise Refused(f"{name} does not take this product: {error}") from None
         _scale(whole, sets.array(i, "SX"), sets.array(i, "SW"), y, result)
 
-    return _made(sets, name, run, y, tolerance(1e-3, sets), result)
+    return _made(sets, name, run, y, tolerance(1e-3, sets), result, sum(x.nbytes for x in (*left, *right)))
 
 
 def _scale(whole: Any, token: Any, channel: Any, y: Any, result: str) -> None:
@@ -132,30 +136,71 @@ def _scaling(bf16: bool) -> Any:
     return cupy.ElementwiseKernel("int32 c, float32 s, float32 t", "T y", scaled, "workbench_scaled")
 
 
-def _gemm(a: Any, b: Any, c: Any, dtype: str, result: str) -> None:
+def gemm(a: Any, b: Any, c: Any, dtype: str, result: str) -> None:
     """c[M,N] = a[M,K] b[N,K]^T. cuBLAS counts columns first, so it is asked for c^T = (b^T)^T a^T."""
-    import numpy as np
     from cupy.cuda.device import get_cublas_handle
     from cupy_backends.cuda.libs import cublas
 
     (M, K), N = a.shape, b.shape[0]
     whole = result == "int32"
-    one, zero = (np.array(x, np.int32 if whole else np.float32) for x in (1, 0))
+    one, zero = _one_and_zero(whole)
     kind, compute = _CUDA_TYPES[dtype], _COMPUTE_32I if whole else _COMPUTE_32F
     transpose, plain = 1, 0
-    sizes = (transpose, plain, N, M, K)
-    left, right = (b.data.ptr, kind, K), (a.data.ptr, kind, K)
-    cublas.gemmEx(
-        get_cublas_handle(),
-        *sizes,
-        one.ctypes.data,
-        *left,
-        *right,
-        zero.ctypes.data,
-        *(c.data.ptr, _CUDA_TYPES[result], N),
-        compute,
-        -1,  # CUBLAS_GEMM_DEFAULT
+    asked = (
+        *(get_cublas_handle(), transpose, plain, N, M, K, one.ctypes.data),
+        *(b.data.ptr, kind, K, a.data.ptr, kind, K, zero.ctypes.data),
+        *(c.data.ptr, _CUDA_TYPES[result], N, compute, -1),  # CUBLAS_GEMM_DEFAULT
     )
+    try:
+        cublas.gemmEx(*asked)
+    except NotImplementedError:  # CuPy lets no call to cuBLAS into a graph, cuBLAS does
+        _gemm_in_graph(*asked)
+
+
+@functools.cache
+def _one_and_zero(whole: bool) -> tuple[Any, Any]:
+    """alpha and beta on the host; cuBLAS reads them during the call."""
+    import numpy as np
+
+    one, zero = (np.array(x, np.int32 if whole else np.float32) for x in (1, 0))
+    return one, zero
+
+
+WORKSPACE = 32 << 20  # bytes; what cuBLAS would take for itself on a new GPU
+
+
+@functools.cache
+def _cublas_library() -> tuple[ctypes.CDLL, Any]:
+    """The library that CuPy has loaded, and memory for it to work in: inside of a graph it must not ask for any.
+    Refused where it does not go by one of its names."""
+    import cupy
+
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    for name in (f"libcublas.so.{major}", f"cublas64_{major}.dll"):
+        try:
+            return ctypes.CDLL(name), cupy.empty(WORKSPACE, dtype="uint8")
+        except OSError:
+            continue
+    raise Refused(f"cuBLAS {major} is not found by its name, so its calls cannot be put into a graph")
+
+
+def _gemm_in_graph(handle: int, *asked: int) -> None:
+    """cublasGemmEx on the stream that captures, without CuPy's wrapper."""
+    import cupy
+
+    library, memory = _cublas_library()
+    pointer, whole = ctypes.c_void_p, ctypes.c_int
+    stream = pointer(cupy.cuda.get_current_stream().ptr)
+    # handle; two transpositions and three sizes; alpha; A, type, pitch; B, type, pitch; beta; C, type, pitch; how
+    pointers = {5, 6, 9, 12, 13}
+    given = [pointer(x) if i in pointers else whole(x) for i, x in enumerate(asked)]
+    for status in (
+        library.cublasSetStream_v2(pointer(handle), stream),
+        library.cublasSetWorkspace_v2(pointer(handle), pointer(memory.data.ptr), ctypes.c_size_t(WORKSPACE)),
+        library.cublasGemmEx(pointer(handle), *given),
+    ):
+        if status:
+            raise RuntimeError(f"cuBLAS status {status} in a graph")
 
 
 def _torch_baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
@@ -169,7 +214,10 @@ def _torch_baselines(sets: Sets) -> list[tuple[str, Callable[[], Candidate]]]:
     except ImportError:
         return []
     name = f"torch-{dtype}-scaled" if sets.kernel.op == SCALED_LAYER else f"torch-{dtype}"
-    return [(name, functools.partial(_torch, sets, name))]
+    made: list[tuple[str, Callable[[], Candidate]]] = [(name, functools.partial(_torch, sets, name))]
+    if sets.kernel.op == LAYER:
+        made.append(("torch-int4", functools.partial(_torch_int4, sets)))
+    return made
 
 
 def _torch(sets: Sets, name: str) -> Candidate:
@@ -200,7 +248,63 @@ def _torch(sets: Sets, name: str) -> Candidate:
         tolerance=(0.0 if exact else 1e-3 if scales else 2e-2) + sets.slack,
         expected=sets.expected,
         note="" if dtype == "int8" else f"result in {dtype}",
+        footprint=sum(x.nbytes for x in (*left, *right)),
     )
+
+
+def _torch_int4(sets: Sets) -> Candidate:
+    """torch's own product of few bits, `_weight_int4pack_mm`, on the same weight, rounded once more to 4 bits with a
+    scale and an offset for 128 inputs; everything else in bf16. Its error is against the product with what its codes
+    stand for."""
+    import numpy as np
+    import torch
+
+    from .cpu.operands import GROUP, quantized
+
+    dense = sets.problem.dense
+    N, K = dense["W"].shape
+    if N % 8 or K % GROUP:
+        raise Refused(f"torch-int4 takes N a multiple of 8 and K of {GROUP}; this is {N} x {K}")
+    weight = quantized(np.ascontiguousarray(dense["W"], np.float32), "int4")
+    nibbles, steps = int4_operands(weight)
+    x = torch.from_numpy(np.ascontiguousarray(dense["X"], np.float32)).bfloat16().cuda()
+    try:
+        packed = torch.ops.aten._convert_weight_to_int4pack(torch.from_numpy(nibbles).cuda(), 8)
+        qparams = torch.from_numpy(steps).bfloat16().cuda()
+    except RuntimeError as error:
+        raise Refused(f"torch-int4 does not take this weight: {str(error).splitlines()[0]}") from None
+    count = copies_for(packed.nbytes, sets.cache_bytes)
+    weights = [packed] + [packed.clone() for _ in range(count - 1)]
+    held: dict[str, torch.Tensor] = {}
+
+    def run(i: int) -> None:
+        try:
+            held["y"] = torch.ops.aten._weight_int4pack_mm(x, weights[i % count], GROUP, qparams)
+        except RuntimeError as error:
+            raise Refused(f"torch-int4 does not take this shape: {str(error).splitlines()[0]}") from None
+
+    return Candidate(
+        name="torch-int4",
+        run=run,
+        poison=held.clear,  # the product allocates its result: nothing of an earlier one can be in it
+        output=lambda: held["y"].double().cpu().numpy(),
+        tolerance=2e-2,
+        nbytes=packed.nbytes + qparams.nbytes,
+        expected=reference(dense["X"], weight.dequantize().T, xp=np),
+        note="its own rounding of the weight; activations, scales and result in bf16",
+        footprint=count * packed.nbytes,
+    )
+
+
+def int4_operands(weight: LowBit) -> tuple[np.ndarray, np.ndarray]:
+    """What torch makes its layout of: codes [N, K/2] of which the first of a pair is the upper half of a byte, and
+    [K/128, N, 2] of s and o in w = (code - 8) s + o."""
+    import numpy as np
+
+    assert weight.zero is not None
+    codes = weight.codes.astype(np.uint8)
+    offset = (8 - weight.zero) * weight.scale
+    return codes[:, ::2] << 4 | codes[:, 1::2], np.stack([weight.scale.T, offset.T], -1).astype(np.float32)
 
 
 def _copy(sets: Sets) -> Candidate:
@@ -219,6 +323,8 @@ def _copy(sets: Sets) -> Candidate:
         output=lambda: dtype.decode(cupy.asnumpy(to)),
         tolerance=0.0,
         nbytes=2 * to.nbytes,
+        footprint=sets.footprint,
+        capturable=True,
         expected=Reference(np.arange(len(whole)), whole),
     )
 
@@ -229,7 +335,9 @@ def tolerance(at_4096: float, sets: Sets) -> float:
     return at_4096 * max(1.0, sets.problem.shape[2] / 4096) ** 0.5 + sets.slack
 
 
-def _made(sets: Sets, name: str, run: Callable, c: Any, allowed: float, result: str = "fp32") -> Candidate:
+def _made(
+    sets: Sets, name: str, run: Callable, c: Any, allowed: float, result: str = "fp32", footprint: int = 0
+) -> Candidate:
     import cupy
 
     return Candidate(
@@ -239,6 +347,8 @@ def _made(sets: Sets, name: str, run: Callable, c: Any, allowed: float, result: 
         output=lambda: DTYPES[result].decode(cupy.asnumpy(c)),
         tolerance=allowed,
         expected=sets.expected,
+        footprint=footprint or sets.footprint,
+        capturable=True,
     )
 
 

@@ -3,19 +3,20 @@
 from .candidates import product_candidate
 from .cpp import Source, source
 from .machine import busy, cache_bytes, clock_mhz, cores, cpu_name, free_bytes, isa, paths
-from .operands import MOST_COPIES, Operands, fp32_tolerance, operand_sets
+from .operands import FEW, Operands, allowed, fp32_tolerance, operand_sets
 from .product import Packed, Product
 from .rungs import BASELINE, REGISTERED, Rung, rung, rungs
 
 __all__ = [
     "BASELINE",
-    "MOST_COPIES",
+    "FEW",
     "Operands",
     "Packed",
     "Product",
     "REGISTERED",
     "Rung",
     "Source",
+    "allowed",
     "busy",
     "cache_bytes",
     "clock_mhz",

@@ -28,6 +28,7 @@ def fp32_candidate(
         output=lambda: c,
         tolerance=fp32_tolerance(sets),
         nbytes=sets.b.nbytes,
+        footprint=len(pairs) * (sets.a.nbytes + sets.b.nbytes),
     )
 
 
@@ -45,5 +46,6 @@ def product_candidate(
         output=lambda: y,
         tolerance=tolerance,
         nbytes=packed[0].nbytes,
+        footprint=len(packed) * packed[0].nbytes,
         **more,
     )

@@ -18,6 +18,7 @@ from .. import cxx
 from . import machine
 
 FOLDER = Path(__file__).parents[1] / "kernels"
+NUMBER = r"\d+(?:\.\d+)?"
 KEYS = ("name", "idea", "op", "bits", "packing", "tolerance", "gain", "reference")
 # -ffp-contract: a * b + c may be one instruction; no sum is reordered. The warnings are about passing vectors to
 # functions that are inlined anyway.
@@ -44,6 +45,16 @@ class Source:
         """12 hexadecimal digits that change with the source or with a header of ours that it includes."""
         told = [self.text, *(text for _, text in sorted(_headers(self.text).items()))]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()[:12]
+
+    def gain_at(self, bits: int) -> str:
+        """What was predicted of one width, as `ladder.read_gain` reads it: of "5x at 4 bits, 9x at 2 bits over a: why"
+        at 2 bits "9x over a: why"; a prediction that names no widths is that of all, one that leaves it out is none."""
+        found = re.findall(rf"({NUMBER}(?: to {NUMBER})?x) at (\d+) bits?", self.gain)
+        if not found:
+            return self.gain
+        said = {int(width): times for times, width in found}
+        over = self.gain[self.gain.index(" over ") :]
+        return f"{said[bits]}{over}" if bits in said else f"none: nothing was written down for {bits} bits"
 
     @classmethod
     def read(cls, path: Path) -> Source:

@@ -10,7 +10,7 @@ from ..time import Candidate
 from . import machine
 from .candidates import fp32_candidate, product_candidate
 from .cpp import source
-from .operands import Operands
+from .operands import FEW, Operands, allowed
 from .product import Product
 from .rungs import REGISTERED, Rung
 
@@ -50,7 +50,7 @@ def _low_bit_rung(name: str, stem: str, weight: str) -> Rung:
     note = "weights per row and activations per token in 8 bits; one thread" if per_token else NOTES[stem]
     bits = {"nf4": 4, "binary": 1}.get(weight) or int(weight[3])
     make = functools.partial(_low_bit, name, stem, weight, per_token)
-    return Rung(name, bits, of.idea, note, make, cpp=stem, gain=of.gain)
+    return Rung(name, bits, of.idea, note, make, cpp=stem, gain=of.gain_at(bits))
 
 
 def _fp32(name: str, stem: str, sets: Operands) -> Candidate:
@@ -66,12 +66,13 @@ def _fp32(name: str, stem: str, sets: Operands) -> Candidate:
 
 def _low_bit(name: str, stem: str, weight: str, per_token: bool, sets: Operands) -> Candidate:
     of = source(stem)
-    _, expected, lost = sets.low_bit(weight)
+    low, expected, lost = sets.low_bit(weight)
     packed = sets.packed(weight, of.packing)
     product = Product(of, packed[0], sets.a.shape[0], per_token=per_token)
-    return product_candidate(
-        name, of.tolerance, product, packed, sets.a, expected=expected, weight_error=lost
-    )
+    tolerance = of.tolerance
+    if expected.values.size <= FEW:
+        tolerance = allowed(tolerance, sets.a, low.dequantize(), expected)
+    return product_candidate(name, tolerance, product, packed, sets.a, expected=expected, weight_error=lost)
 
 
 for _made in (*map(_fp32_rung, FP32), *(_low_bit_rung(*case) for case in LOW_BIT)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import Refused
 from ..time import Candidate, wall_clock
-from .operands import GROUP, Operands, fp32_tolerance
+from .operands import GROUP, Operands, allowed, fp32_tolerance
 from .rungs import BASELINE, rung
 
 
@@ -24,7 +24,8 @@ def torch_fp32(sets: Operands) -> Candidate:
     note="operands and result rounded to bfloat16",
 )
 def torch_bf16(sets: Operands) -> Candidate:
-    return _torch("cpu-torch-bf16", sets, "bfloat16", 1e-2)  # three roundings of 2^-9 at most: about 3e-3
+    # three roundings of 2^-9 at most: about 3e-3
+    return _torch("cpu-torch-bf16", sets, "bfloat16", allowed(1e-2, sets.a, sets.b.T, sets.expected))
 
 
 def _torch(name: str, sets: Operands, dtype: str, tolerance: float) -> Candidate:
@@ -54,6 +55,7 @@ def _torch(name: str, sets: Operands, dtype: str, tolerance: float) -> Candidate
         output=lambda: c.float().numpy(),
         tolerance=tolerance,
         nbytes=one.nbytes,
+        footprint=len(weights) * one.nbytes,
         note=f"{layout}; {threads} thread{'s' if threads > 1 else ''}",
     )
 
@@ -84,8 +86,9 @@ def torch_int8(sets: Operands) -> Candidate:
         run,
         lambda: c.fill_(float("nan")),
         lambda: c.numpy(),
-        2e-2,
+        allowed(2e-2, sets.a, weight.dequantize(), expected),
         nbytes=codes.nbytes,
+        footprint=len(copies) * codes.nbytes,
         expected=expected,
         weight_error=lost,
     )
@@ -126,6 +129,7 @@ def torch_int4(sets: Operands) -> Candidate:
         lambda: held["c"].float().numpy(),
         2e-2,
         nbytes=packed.nbytes + qparams.nbytes,
+        footprint=len(copies) * packed.nbytes,
         expected=expected,
         weight_error=lost,
     )

@@ -2,7 +2,8 @@
 // idea: Multiply in half precision, two weights an instruction; only the sums of eight products go on in float, so that
 //       the error stays that of a few roundings.
 // ladder: weight-only 6
-// gain: 1.1 to 1.4x over w4_vector: four HFMA2 in place of 16 conversions and eight FFMA for eight weights
+// gain: 1 to 1.08x over w4_vector: four HFMA2 in place of 16 conversions and eight FFMA for eight weights, which counts
+//       only where memory is not yet the limit
 // op: Y[M,N] = X[M,K] W[N,K]^T
 // operands: X fp16, W uint32, S fp16, Z fp16, Y fp16
 // packing: w4-lanes-128

@@ -1,7 +1,7 @@
 // name: w4_naive
 // idea: Eight weights of 4 bits in a word; shift, mask, convert, subtract the zero, multiply, one weight after the other.
 // ladder: weight-only 3
-// gain: 1 to 1.5x over w8_gemv: a quarter of fp16's bytes, but now the instructions for each weight are the limit
+// gain: 0.8 to 1.1x over w8_gemv: half its bytes, but as many instructions for each weight, and they are the limit
 // op: Y[M,N] = X[M,K] W[N,K]^T
 // operands: X fp16, W uint32, S fp16, Z fp16, Y fp16
 // packing: w4-128
