@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from ..nvrtc import CompileError, NoCompiler
+from ..compiling import CompileError, NoCompiler
 from ..time import Candidate
 from . import machine
 from .cpp import source
@@ -22,7 +22,7 @@ def roofs() -> list[Candidate]:
     floats = 3 * machine.cache_bytes() // 4 // UNIT * UNIT
     buffer = np.ones(floats, np.float32)
     try:
-        library = source("stream").library(machine.isa())
+        library = source("stream").library(machine.paths()[-1])  # the machine's, on every path
     except (NoCompiler, CompileError):
         return [_candidate(READ, _torch_sum(buffer), buffer.nbytes), _candidate(EMPTY, lambda i: None, 0)]
     library.total.restype = ctypes.c_float
