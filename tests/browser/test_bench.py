@@ -211,17 +211,20 @@ def test_the_frame_holds_at_every_width_and_in_both_themes(bench, width, theme):
                 .map(b => b.textContent))"""
     )
     assert cut == []
-    # The axis of the error map is drawn in the colour of the theme: light on dark, dark on light.
-    ink = page.evaluate(
-        """() => {
+    # The axis of the error map is drawn in the colour of the theme: light on dark, dark on light. It is drawn anew when
+    # the theme has arrived, which takes longer on a busy machine.
+    page.wait_for_function(
+        """dark => {
             const canvas = document.querySelector('.wb-bench .wb-middle .wb-map canvas');
             const { data } = canvas.getContext('2d').getImageData(0, 0, 30, canvas.height);
             const shades = [];
             for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 150) shades.push(data[i]);
-            return shades.reduce((a, b) => a + b, 0) / shades.length;
-        }"""
+            const ink = shades.reduce((a, b) => a + b, 0) / shades.length;
+            return dark ? ink > 150 : ink < 100;
+        }""",
+        arg=theme == "Dark",
+        timeout=15_000,
     )
-    assert ink > 150 if theme == "Dark" else ink < 100
     page.set_viewport_size({"width": 1280, "height": 720})
     bench.theme("JupyterLab Light")
 
