@@ -66,12 +66,16 @@ class Histogram(Curve):
         )
 
 
-class Spectrum(Curve):
-    """Singular values before and after, and the noise edge under which directions are lost."""
+class Edged(Curve):
+    """A curve of the singular values before and after."""
 
     @cached_property
     def edge(self) -> NoiseEdge:
         return NoiseEdge.measure(self.w, self.compressed.dequantize())
+
+
+class Spectrum(Edged):
+    """Singular values before and after, and the noise edge under which directions are lost."""
 
     @property
     def table(self) -> pd.DataFrame:

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import Refused
 from ..spectra import (
-    NoiseEdge,
     TailFit,
     fit_tail,
     kept_directions,
@@ -20,21 +19,13 @@ from ..spectra import (
     predicted_spike,
     scan_tail,
 )
-from .curves import Curve
+from .curves import Edged
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 DIRECTIONS = 32  # of which it is said how much is left
-
-
-class Edged(Curve):
-    """What both are made from."""
-
-    @cached_property
-    def edge(self) -> NoiseEdge:
-        return NoiseEdge.measure(self.w, self.compressed.dequantize())
 
 
 class Density(Edged):

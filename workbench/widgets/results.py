@@ -17,6 +17,7 @@ from ..jobs import Job, Latest
 from .compare import CompareView
 from .job_view import JobView
 from .numbers import model_numbers
+from .parts import line, small_button
 from .plot import Plot
 from .spectra import SpectraView
 
@@ -55,7 +56,7 @@ class Results(ipw.VBox):
         self.tabs.add_class("wb-curves")
         self.caption = ipw.HTML()
         self.caption.add_class("wb-tried-caption")
-        self.unpin = _button("clear", "take all methods out of the comparison", self._unpin)
+        self.unpin = small_button("clear", "take all methods out of the comparison", self._unpin)
         self.head = ipw.HBox([self.tabs, self.caption, self.unpin])
         self.head.add_class("wb-results-head")
         self.pareto = Plot(height=180)
@@ -64,7 +65,7 @@ class Results(ipw.VBox):
         self.bars = Plot(height=320)
         self.bars.on_pick(lambda data: self._act("look", data[0]))
         self.bars.on_select(self._selected)
-        self.measure = _button(
+        self.measure = small_button(
             "measure", "each layer alone under the method at 2, 3, 4 and 8 bits", self._measure
         )
         self.budget = ipw.FloatSlider(
@@ -72,8 +73,10 @@ class Results(ipw.VBox):
             tooltip="bits per weight that the layers may take together",
         )  # fmt: skip
         self.width = ipw.Dropdown(tooltip="the method that the selected layers get")
-        self.give = _button("give to selected", "the method, to the layers selected in the plot", self._give)
-        self.apply = _button("apply bits", "what is ringed, as a new variant", self._apply)
+        self.give = small_button(
+            "give to selected", "the method, to the layers selected in the plot", self._give
+        )
+        self.apply = small_button("apply bits", "what is ringed, as a new variant", self._apply)
         self.job, self.said = JobView(), ipw.HTML()
         self.choosing = ipw.HBox([self.budget, self.width, self.give, self.apply])
         tools = ipw.HBox([self.measure, self.choosing, self.said])
@@ -166,7 +169,7 @@ class Results(ipw.VBox):
 
     def _failed(self, error: Exception) -> None:
         self.compare.children = []
-        self.empty.value = _line(str(error), wrong=True)
+        self.empty.value = line(str(error), wrong=True)
         self._arrange()
 
     # Which layers suffer
@@ -239,16 +242,4 @@ class Results(ipw.VBox):
 
     def _say(self, text: str, wrong: bool = False) -> None:
         """One line beside the sensitivity's buttons."""
-        self.said.value = _line(text, wrong)
-
-
-def _line(text: str, wrong: bool) -> str:
-    kind = " class='wb-error' role='alert'" if wrong else ""
-    return f"<span{kind}>{escape(text)}</span>"
-
-
-def _button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:
-    button = ipw.Button(description=name, tooltip=tooltip)
-    button.add_class("wb-small")
-    button.on_click(lambda _button: call())
-    return button
+        self.said.value = line(text, wrong)

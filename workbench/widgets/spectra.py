@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import ipywidgets as ipw
@@ -14,6 +13,7 @@ from ..inspect import Session, Spectra
 from ..inspect.spectra import PICTURED
 from ..jobs import Job
 from .job_view import JobView
+from .parts import line, small_button
 from .plot import Plot
 
 UNMEASURED = "Press measure: the eigenvalues of every layer, before and after the variant on the bench"
@@ -24,13 +24,13 @@ class SpectraView(ipw.VBox):
 
     def __init__(self, session: Session, act: Callable[[str, Any], None]):
         self.session, self._act, self.theme = session, act, "light"
-        self.measure = self._button("measure", "the eigenvalues of every layer", self._measure)
+        self.measure = small_button("measure", "the eigenvalues of every layer", self._measure)
         self.metric = ipw.Dropdown(options=["alpha"], tooltip="what is shown of each layer")
         self.by = ipw.Dropdown(
             options=["block", "layer"],
             tooltip="what gets a share of its own: blocks, as AlphaPruning does, or layers",
         )
-        self.give = self._button(
+        self.give = small_button(
             "apply by alpha",
             "the method on the bench: its sparsity or bits to each by alpha, as a new variant",
             self._give,
@@ -89,11 +89,4 @@ class SpectraView(ipw.VBox):
         self._act("apply", recipe)
 
     def _say(self, text: str, wrong: bool = False) -> None:
-        kind = " class='wb-error' role='alert'" if wrong else ""
-        self.said.value = f"<span{kind}>{escape(text)}</span>"
-
-    def _button(self, name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:
-        button = ipw.Button(description=name, tooltip=tooltip)
-        button.add_class("wb-small")
-        button.on_click(lambda _button: call())
-        return button
+        self.said.value = line(text, wrong)
