@@ -170,7 +170,9 @@ def test_randomized_columns_agree_on_the_same_shuffle(monkeypatch):
 
 def test_another_shuffle_gives_columns_of_the_same_size():
     """Ours against ours: what the columns scatter by from one order to the next."""
-    rows = pd.DataFrame([spectrum_row(WEIGHTS[3], Reading(extra=("randomize",), seed=seed)) for seed in range(5)])
+    rows = pd.DataFrame(
+        [spectrum_row(WEIGHTS[3], Reading(extra=("randomize",), seed=seed)) for seed in range(5)]
+    )
     assert rows["num_traps"].nunique() == 1
     for name in RANDOMIZED:
         assert rows[name].std() < 0.15 * rows[name].mean(), name

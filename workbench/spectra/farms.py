@@ -11,6 +11,8 @@ visited (there half of it, for ratios above 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +21,7 @@ from workbench.errors import Refused
 from workbench.spectra.hill import ESTIMATORS, hill
 from workbench.spectra.matrices import Matrices, matrices
 from workbench.spectra.powerlaw import LEAST
-from workbench.spectra.values import GRAM_FLOOR, singular_values
+from workbench.spectra.values import GRAM_FLOOR, singular_values, symmetric_eigenvalues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 ROWS = 100  # of a window
 WINDOWS = 10  # along each dimension
-TOGETHER = 1 << 20  # weights of windows that are worked on at once: 8 MB in float64
+TOGETHER = 1 << 25  # numbers in the pieces that windows share: 256 MB
+WORTH = 128  # columns of a piece from which adding it costs less than multiplying it again
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,24 +109,47 @@ def _pooled(
     parts: Sequence[np.ndarray], window: tuple[int, int], starts: tuple[tuple[int, int], ...]
 ) -> np.ndarray:
     """Eigenvalues of all windows of all parts, ascending."""
-    (rows, columns), found = window, []
-    at_once = max(1, TOGETHER // (rows * columns))
+    rows, columns = window
+    found = []
     for part in parts:
-        for first in range(0, len(starts), at_once):
-            some = starts[first : first + at_once]
-            found.append(_squared(np.stack([part[i : i + rows, j : j + columns] for i, j in some])))
-    return np.sort(np.concatenate(found, axis=None))
+        for (i, j), gram in _grams(part, window, starts):
+            eigenvalues = symmetric_eigenvalues(gram)
+            if eigenvalues[0] < GRAM_FLOOR**2 * eigenvalues[-1]:  # the Gram matrix has lost digits
+                eigenvalues = np.square(singular_values(part[i : i + rows, j : j + columns]))
+            found.append(eigenvalues)
+    return np.sort(np.concatenate(found))
 
 
-def _squared(windows: np.ndarray) -> np.ndarray:
-    """Squared singular values [n, k] of windows [n, rows, columns], by their Gram matrices; by `singular_values` where
-    that would lose digits."""
-    w = windows.astype(np.float64)
-    turned = w.swapaxes(1, 2)
-    eigenvalues = np.linalg.eigvalsh(w @ turned if w.shape[1] <= w.shape[2] else turned @ w)
-    for doubtful in np.flatnonzero(eigenvalues[:, 0] < GRAM_FLOOR**2 * eigenvalues[:, -1]):
-        eigenvalues[doubtful] = np.square(singular_values(windows[doubtful]))
-    return eigenvalues
+def _grams(
+    part: np.ndarray, window: tuple[int, int], starts: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """(start, smaller Gram matrix in float64) of each window."""
+    (rows, columns), turned = window, window[0] > window[1]
+    if turned:
+        part, rows, columns, starts = part.T, columns, rows, tuple((j, i) for i, j in starts)
+    for i, group in groupby(sorted(starts), key=itemgetter(0)):
+        strip = part[i : i + rows].astype(np.float64)
+        places = [j for _, j in group]
+        for j, gram in zip(places, _overlapping(strip, places, columns), strict=True):
+            yield ((j, i) if turned else (i, j)), gram
+
+
+def _overlapping(strip: np.ndarray, places: list[int], columns: int) -> Iterator[np.ndarray]:
+    """Gram matrices [rows, rows] of strip[:, j : j + columns] for ascending `places` j. What windows share is
+    multiplied once: the strip is cut where a window begins or ends, and a window is the sum of its pieces."""
+    cuts = sorted({*places, *(j + columns for j in places)})
+    width = (cuts[-1] - cuts[0]) / (len(cuts) - 1)
+    if width < WORTH or len(cuts) * len(strip) ** 2 > TOGETHER:
+        for j in places:
+            yield strip[:, j : j + columns] @ strip[:, j : j + columns].T
+        return
+    pieces = [strip[:, begin:end] @ strip[:, begin:end].T for begin, end in pairwise(cuts)]
+    for j in places:
+        own = pieces[cuts.index(j) : cuts.index(j + columns)]
+        gram = own[0].copy()
+        for piece in own[1:]:
+            gram += piece
+        yield gram
 
 
 def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str, least: int) -> Farms:

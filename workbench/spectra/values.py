@@ -7,10 +7,10 @@ accuracy: a singular value at the fraction r of the largest keeps a relative acc
 `GRAM_FLOOR` times the largest; then SVD. Rows of zeros (structured pruning) are taken out of the Gram
 matrix and give exact zeros, so they do not force the slow road.
 
-LAPACK's four drivers of the symmetric problem (ev, evd, evr, evx) were timed on 256, 576 and 1024
-eigenvalues: without vectors they differ by less than 3 %, since all of them spend their time in the same
-reduction to tridiagonal form. `evr` is scipy's default and is kept. Whose LAPACK is fastest depends on the processor:
-`fastest_solver` measures it.
+LAPACK's four drivers of the symmetric problem (ev, evd, evr, evx) differ by less than 3 % without vectors: all of them
+reduce the matrix to tridiagonal form and then iterate alike. The iteration is a third of the time at 576 eigenvalues
+and half at 100; `tridiagonal` finds them faster. Whose LAPACK is fastest depends on the processor: `fastest_solver`
+measures it.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def as_array(w: Matrix) -> np.ndarray:
         a = np.asarray(w, dtype=np.float32 if w.itemsize <= 4 else np.float64)
     else:
         a = (w.detach().float() if w.element_size() <= 4 else w.detach().double()).cpu().numpy()
-    finite = np.isfinite(a)
-    if not finite.all():
+    if not np.isfinite(_largest(a)):  # of NaN too; only now is it worth to look where
+        finite = np.isfinite(a)
         first = np.argwhere(~finite)[0].tolist()
         raise NotFinite(
             f"spectrum: {finite.size - np.count_nonzero(finite)} of {finite.size} weights of {shape} "
@@ -118,10 +118,15 @@ def _holds_floats(w: Matrix) -> bool:
     return w.dtype.kind == "f" if isinstance(w, np.ndarray) else w.is_floating_point()
 
 
+def _largest(a: np.ndarray) -> float:
+    """The largest |element|, 0.0 where there is none; NaN where one is NaN."""
+    return float(np.maximum(a.max(initial=0.0), -a.min(initial=0.0)))
+
+
 def _exponent(a: np.ndarray) -> int:
     """The power of two near the largest entry of a: squares of 1e-200 or 1e200 leave float64, and a power of two moves
     them back without a rounding. Limited so that the power itself stays in range; what is left can be squared."""
-    largest = max(a.max(initial=0.0), -a.min(initial=0.0))
+    largest = _largest(a)
     limit = 1000 if a.dtype == np.float64 else 100
     return min(max(int(np.frexp(largest)[1]), -limit), limit)
 
@@ -132,17 +137,16 @@ def _scaled(a: np.ndarray, exponent: int, dtype: type[np.floating]) -> np.ndarra
 
 
 def _gram(a: np.ndarray, exponent: int, dtype: type[np.floating]) -> np.ndarray:
-    """The smaller of a a^T and a^T a, of a [out, in] / 2^exponent, in `dtype`. A large matrix is summed up in parts, so
-    that it never lies in memory a second time in float64."""
+    """The lower triangle of the smaller of a a^T and a^T a, of a [out, in] / 2^exponent, in `dtype`. Summed up in
+    parts, so that a large matrix never lies in memory a second time in float64."""
     wide = a if a.shape[0] <= a.shape[1] else a.T
+    rank_k = scipy.linalg.blas.ssyrk if dtype == np.float32 else scipy.linalg.blas.dsyrk
+    gram = np.zeros((len(wide), len(wide)), dtype, order="F")
     step = max(1, BLOCK // max(1, len(wide)))
-    if step >= wide.shape[1]:
-        part = _scaled(wide, exponent, dtype)
-        return part @ part.T
-    gram = np.zeros((len(wide), len(wide)), dtype)
-    for start in range(0, wide.shape[1], step):
+    for start in range(0, wide.shape[1] if len(wide) else 0, step):
         part = _scaled(wide[:, start : start + step], exponent, dtype)
-        gram += part @ part.T
+        turned = not part.flags.f_contiguous  # BLAS reads columns: of the part, or of its transpose
+        gram = rank_k(1.0, part.T if turned else part, beta=1.0, c=gram, trans=turned, lower=1, overwrite_c=1)
     return gram
 
 
@@ -161,14 +165,27 @@ def _by_gram(a: np.ndarray, exponent: int, dtype: type[np.floating] = np.float64
 
 
 def symmetric_eigenvalues(gram: np.ndarray) -> np.ndarray:
-    """Eigenvalues, ascending, of a symmetric matrix [n, n], which may be overwritten, by the solver that is fastest on
-    this machine."""
-    if len(gram) >= MEASURED_FROM and (solver := fastest_solver()) != "scipy":
+    """Eigenvalues, ascending, of a symmetric matrix [n, n], whose lower triangle is read and which may be overwritten,
+    by the solver that is fastest on this machine."""
+    if len(gram) < STURM_FROM:
+        return _scipy(gram)
+    if len(gram) >= MEASURED_FROM and (solver := fastest_solver()) != "sturm":
         try:
             return SOLVERS[solver](gram)
         except RuntimeError:  # the GPU's memory is full; these solvers leave the matrix as it was
             pass
-    return _scipy(gram)
+    return _sturm(gram)
+
+
+def _sturm(gram: np.ndarray) -> np.ndarray:
+    # numba: half a second that who only lists layers need not wait
+    from workbench.spectra.tridiagonal import tridiagonal_eigenvalues
+
+    lapack, lower = scipy.linalg.lapack, gram.flags.f_contiguous  # LAPACK reads columns
+    reduce = lapack.ssytrd if gram.dtype == np.float32 else lapack.dsytrd
+    columns = gram if lower else gram.T
+    _, diagonal, beside, _, _ = reduce(columns, lower=lower, lwork=WORK * len(gram), overwrite_a=1)
+    return tridiagonal_eigenvalues(diagonal, beside).astype(gram.dtype, copy=False)
 
 
 def _scipy(gram: np.ndarray) -> np.ndarray:
@@ -187,27 +204,30 @@ def _cuda(gram: np.ndarray) -> np.ndarray:
     return torch.linalg.eigvalsh(torch.from_numpy(gram).cuda()).cpu().numpy()
 
 
-SOLVERS = {"scipy": _scipy, "torch": _torch, "cuda": _cuda}
+SOLVERS = {"sturm": _sturm, "scipy": _scipy, "torch": _torch, "cuda": _cuda}
 MEASURING = threading.Lock()  # two threads that time at once disturb each other, and may choose differently
 MEASURED_FROM = 512  # eigenvalues from which a choice of solver is worth measuring
+WORK = 64  # columns that LAPACK reduces together; it asks for 32
+STURM_FROM = 48  # eigenvalues from which the way to their own solver is worth it
 
 
 def fastest_solver() -> str:
     """The name in SOLVERS of the fastest on this machine, timed once on a random matrix of 512 rows (about 0.1 s).
 
-    On an AMD Zen 4 scipy's OpenBLAS needs two thirds of the time of torch's MKL; on Intel's it is the other way
-    round; a GPU wins where its float64 units do. torch takes part only where it is loaded already."""
-    if "torch" not in sys.modules:
-        return "scipy"
+    On an AMD Zen 4 scipy's OpenBLAS needs two thirds of the time of torch's MKL, and with the eigenvalues by Sturm
+    counts three quarters of that; on Intel's MKL is ahead of OpenBLAS; a GPU wins where its float64 units do. torch
+    takes part only where it is loaded already."""
     with MEASURING:
-        return _measured()
+        return _measured("torch" in sys.modules)
 
 
 @functools.cache
-def _measured() -> str:
-    import torch
+def _measured(with_torch: bool) -> str:
+    names = ["sturm", "scipy"]
+    if with_torch:
+        import torch
 
-    names = [name for name in SOLVERS if name != "cuda" or torch.cuda.is_available()]
+        names += ["torch", "cuda"] if torch.cuda.is_available() else ["torch"]
     noise = np.random.default_rng(0).standard_normal((MEASURED_FROM, 2 * MEASURED_FROM))
     gram, seconds = noise @ noise.T, dict.fromkeys(names, float("inf"))
     for _round in range(3):  # the first warms up; the best counts
