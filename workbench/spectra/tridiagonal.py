@@ -148,7 +148,7 @@ def _interpolated(x, size):
     that the other end follows."""
     low, high, old = x
     # p_n in units of its value at the upper end
-    at_low, at_old = -(2.0 ** (size[LOW] - size[HIGH])), 2.0 ** (size[OLD] - size[HIGH])
+    at_low, at_old = -np.exp2(size[LOW] - size[HIGH]), np.exp2(size[OLD] - size[HIGH])
     if old < low:
         at_old = -at_old
     point = low + (high - low) * (at_low / (at_low - 1))
