@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from scipy.special import logsumexp
 
 from workbench.errors import Refused
 from workbench.spectra.alternatives import best_tail, compare_tails
@@ -196,8 +195,10 @@ def _tail(fit: TailFit, found: ESD) -> dict[str, Value]:
         # Of equal eigenvalues at xmin all count, wherever among them the tail begins.
         "num_pl_spikes": int(np.count_nonzero(eigenvalues >= fit.xmin)),
         "alpha_weighted": fit.alpha * float(np.log10(largest)),
-        # A steep fit would overflow in lambda^alpha; its logarithm does not.
-        "log_alpha_norm": float(logsumexp(fit.alpha * np.log(positive)) / np.log(10)),
+        # A steep fit would overflow in lambda^alpha; lambda / lambda_max does not.
+        "log_alpha_norm": float(
+            fit.alpha * np.log10(largest) + np.log10(np.sum((positive / largest) ** fit.alpha))
+        ),
         "alpha_hill": hill(eigenvalues).alpha,
         "warning": "over-trained" if low else "under-trained" if high else "",
     }
