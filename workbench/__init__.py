@@ -32,6 +32,7 @@ _HOMES = {
     "plan": "engine",
     "mobilequant": "engine.integer",
     "evaluation": "measure",
+    "Evaluation": "measure",
     "Quality": "measure",
     "Job": "jobs",
     "Method": "methods",
@@ -114,7 +115,7 @@ if TYPE_CHECKING:
         TwoNetworks,
     )
     from .jobs import Job
-    from .measure import Quality, evaluation
+    from .measure import Evaluation, Quality, evaluation
     from .methods import Method, Statistics
     from .methods.prune.magnitude import Magnitude
     from .methods.quantize.rtn import RTN

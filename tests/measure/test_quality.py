@@ -205,3 +205,36 @@ def test_the_first_of_the_data_is_data():
     assert images.first(3).labels.tolist() == [0, 1, 2]
     assert images.first(3).code == "", "no call makes these again"
     assert images.first(4) is images
+
+
+def test_a_network_that_does_not_take_the_embedded_images_asks_for_data_of_its_own():
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(20, 3)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model = wb.load(Own(), task="classification")
+    with pytest.raises(
+        Refused, match=r"does not take the embedded images .*wb\.Evaluation\(inputs, labels\)"
+    ):
+        evaluation(model)
+    data = Evaluation(torch.randn(30, 20, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
+    assert 0 <= Quality(model, data).measure()["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "batch", "words"),
+    [
+        (torch.zeros(4, 2), torch.zeros(3), 2, r"one class each, labels \[4\], not \[3\]"),
+        (torch.zeros(4, 2), torch.zeros(4, 10), 2, r"not \[4, 10\]"),
+        ([[1.0]], None, 2, "one row an example, not list"),
+        (torch.zeros(0, 2), None, 2, "nothing to measure on"),
+        (torch.zeros(4, 2), None, 0, "batches of 0"),
+    ],
+)
+def test_data_that_cannot_be_measured_on_is_refused(inputs, labels, batch, words):
+    with pytest.raises(Refused, match=words):
+        Evaluation(inputs, labels, batch=batch)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
@@ -161,3 +163,18 @@ def test_public_names_are_the_registered_classes():
         assert getattr(wb, METHODS[name].__name__) is METHODS[name]
     with pytest.raises(AttributeError, match="no attribute 'RTM'"):
         wb.RTM  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "w", [torch.ones(10), np.ones((2, 3, 4)), np.ones((3, 4), np.int64), [[1.0]], torch.zeros(0, 4)]
+)
+def test_what_is_no_weight_is_refused_by_every_method(w):
+    for made in (wb.RTN(bits=3), wb.Magnitude(sparsity=0.5)):
+        with pytest.raises(Refused, match=r"expected a weight \[out, in\] of floats, got"):
+            made.compress(w)
+
+
+def test_an_array_is_taken_as_the_tensor_that_it_holds():
+    w = np.random.default_rng(0).standard_normal((8, 64))
+    found, expected = (wb.RTN(bits=3).compress(each) for each in (w, torch.from_numpy(w).float()))
+    assert torch.equal(found.dequantize(), expected.dequantize())

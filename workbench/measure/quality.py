@@ -34,16 +34,32 @@ MODEL_COLUMNS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Inputs and targets in batches: token windows [n, context] with the next token as target, or images.
+    """Inputs and targets in batches: token windows [n, context] with the next token as target (`labels` is None), or
+    inputs of a classifier [n, ...] with their classes [n].
 
-    `what` names the data in a few words, for captions.
+    `what` names the data in a few words, for captions. Refused where inputs and labels do not belong together.
     """
 
     inputs: Tensor
-    labels: Tensor | None
-    what: str
-    batch: int
+    labels: Tensor | None = None
+    what: str = "the data given"
+    batch: int = 250
     code: str = ""  # what makes it again, as arguments of `evaluation` after the model; empty where unknown
+
+    def __post_init__(self) -> None:
+        sides = {"inputs": self.inputs} | ({} if self.labels is None else {"labels": self.labels})
+        for name, side in sides.items():
+            if not isinstance(side, Tensor) or not side.ndim:
+                raise Refused(
+                    f"{name} of an evaluation are a tensor with one row an example, not {_kind(side)}"
+                )
+        if not len(self.inputs) or self.batch < 1:
+            raise Refused(f"{len(self.inputs)} examples in batches of {self.batch} are nothing to measure on")
+        if self.labels is not None and self.labels.shape != self.inputs.shape[:1]:
+            count = len(self.inputs)
+            raise Refused(
+                f"{count} inputs need one class each, labels [{count}], not {list(self.labels.shape)}"
+            )
 
     def __len__(self) -> int:
         """Predictions that are scored."""
@@ -77,11 +93,12 @@ def evaluation(
 
     For a language model the first `tokens` tokens of the file `text`, in windows of one context each; the
     embedded held-out text where none is given. For a classifier the embedded images of that part ("test" or
-    "calibration"). Raises Refused where the text is missing or shorter than one context.
+    "calibration"). Raises Refused where the text is missing or shorter than one context, and where a classifier does
+    not take the images.
     """
     runner = model.runner
     if runner.task == "classification":
-        return _images(part)
+        return _taken(model, _images(part))
     if text is None:
         path = zoo.data_folder() / "tiny-llama" / ("evaluation.txt" if part == "test" else "calibration.txt")
     else:
@@ -121,6 +138,23 @@ def _images(part: str) -> Evaluation:
     return Evaluation(
         images, labels, f"{len(images):,} {part} images of Fashion-MNIST", 250, f"part={part!r}"
     )
+
+
+def _taken(model: Model, images: Evaluation) -> Evaluation:
+    """The images, if the network takes them: one of the user's own may have been trained on something else."""
+    if model.runner.prepare is None:  # not one of the embedded networks, which know how their images come
+        try:
+            model.runner.logits(images.inputs[:2])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise Refused(
+                f"{model.name} does not take the embedded images ({str(error).splitlines()[0]}): give data of its own, "
+                "wb.Evaluation(inputs, labels)"
+            ) from error
+    return images
+
+
+def _kind(value: object) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 class Quality:

@@ -8,11 +8,13 @@ Python that makes an equal value.
 from __future__ import annotations
 
 import ast
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -95,6 +97,25 @@ class Verdict:
     note: str = ""
 
 
+def _checked(compress: Callable[..., CompressedWeight]) -> Callable[..., CompressedWeight]:
+    """`compress` for whatever a notebook hands over: a NumPy array is taken too, and what is no matrix is refused."""
+
+    @functools.wraps(compress)
+    def of_matrix(self: Method, w: Any, statistics: Statistics | None = None) -> CompressedWeight:
+        if isinstance(w, np.ndarray) and w.dtype.kind == "f":
+            w = torch.from_numpy(np.ascontiguousarray(w, np.float32))
+        if not isinstance(w, Tensor) or w.ndim != 2 or not w.is_floating_point() or not w.numel():
+            shape, dtype = getattr(w, "shape", None), getattr(w, "dtype", "")
+            what = f"{list(shape)} {dtype}" if shape is not None else type(w).__name__
+            raise Refused(
+                f"{type(self).__name__}: expected a weight [out, in] of floats, got {what}; a convolution is "
+                "w.flatten(1), a row is w[None]"
+            )
+        return compress(self, w, statistics)
+
+    return of_matrix
+
+
 class Method(BaseModel):
     """Base of all methods. A subclass sets `name`, `kind`, `summary`, `source`, `needs`, its fields, `compress`.
 
@@ -116,6 +137,8 @@ class Method(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
         super().__pydantic_init_subclass__(**keywords)
+        if "compress" in cls.__dict__:
+            cls.compress = _checked(cls.__dict__["compress"])  # type: ignore[method-assign]
         if cls.__dict__.get("name"):  # a subclass without a name of its own does not take its parent's place
             METHODS.add(cls.name, cls)
 
