@@ -12,7 +12,7 @@ import torch
 import workbench as wb
 from workbench.errors import Refused
 from workbench.inspect import MergedNetworks, TwoNetworks
-from workbench.inspect.alignment import NETWORK_COLUMNS, pooled
+from workbench.inspect.alignment import NETWORK_COLUMNS, distinct, memory, pooled
 from workbench.jobs import Cancelled, Job
 
 
@@ -149,6 +149,48 @@ def test_progress_is_told_and_a_cancel_keeps_the_matching(networks, images):
     assert pair.barriers["matched"] < pair.barriers["naive"], "asked again, it goes on"
 
 
+def test_measure_fills_the_table_on_the_way_and_goes_on_after_a_cancel(networks, images):
+    class Watched(Job):
+        def step(self, done, total, text=""):
+            seen.append((done, total, text))
+            if stop and text == "singular directions of layers.1":
+                self.cancel()
+            super().step(done, total, text)
+
+    pair, seen, stop = TwoNetworks(*networks[:2], data=images.first(50), points=3, orders=1), [], True
+    with pytest.raises(Cancelled):
+        Watched(pair.measure, "align").run()
+    assert set(pair._directions) == {"head", "layers.0"}
+    stop, again = False, len(seen)
+    Watched(pair.measure, "align").run()
+    assert {total for _, total, _ in seen} == {7 + 4}
+    assert not any("t =" in text for _, _, text in seen[again:]), "the lines were known"
+    assert seen[-1] == (11, 11, "done")
+    assert "table" in pair.__dict__
+    middle = pair.lines["naive"].iloc[1]
+    assert middle["t"] == 0.5
+    assert pair.middle_accuracy["naive"] == middle["accuracy"]
+
+
+def test_memory_that_will_not_do_is_refused_before_anything_is_read(networks, images, monkeypatch):
+    monkeypatch.setattr("workbench.jobs.memory.available", lambda: memory(networks[0]) - 1)
+    pair = TwoNetworks(*networks[:2], data=images)
+    with pytest.raises(Refused, match="tiny-mlp and tiny-mlp-b takes about"):
+        pair.measure()
+    assert pair._aligned is None
+    # Three forms of two networks in float64 do not fit into less, and the overlaps are [n, n] twice.
+    overlaps = 2 * 8 * (3 * 512**2 + 10**2)
+    assert memory(networks[0]) == 36 * networks[0].parameters + overlaps
+
+
+def test_names_that_occur_twice_are_told_apart(networks, images):
+    assert distinct(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+    twice = MergedNetworks([networks[0], networks[1], networks[0]], data=images.first(50), rounds=1)
+    assert not twice.computed
+    assert list(twice.table["network"]) == ["tiny-mlp", "tiny-mlp-b", "tiny-mlp (2)", "plain mean", "merged"]
+    assert twice.computed
+
+
 def test_networks_that_are_more_than_their_names_say_are_found_out():
     """Units weighted by their place: the tensors are an MLP's, and no permutation keeps the function."""
 
@@ -175,6 +217,8 @@ def test_what_is_not_there_is_refused(pair, networks):
         pair.layer("layers.7")
     with pytest.raises(Refused, match=r"no units 'layers'"):
         pair.units("layers")
+    with pytest.raises(Refused, match=r"layers\.9"):
+        pair.directions("layers.9")
     with pytest.raises(Refused, match="two or more"):
         MergedNetworks(networks[:1])
     with pytest.raises(Refused, match="different architectures"):

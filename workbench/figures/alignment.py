@@ -38,14 +38,14 @@ def barrier_figure(
                 hovertemplate=f"t %{{x:.2f}}<br>{what} %{{y:.4g}}<extra>{name}</extra>",
             )  # fmt: skip
     barriers = ", ".join(f"{name} {frame['barrier'].max():.3g}" for name, frame in lines.items())
-    styled(figure, theme, f"From {a} to {b}", f"highest barrier in nats: {barriers} · {data}")
+    styled(figure, theme, f"From {a} to {b}", f"highest barrier in nats: {barriers}<br>{data}")
     all_axes(figure)
-    figure.update_xaxes(title_text="t: place on the straight line between the weights", range=[-0.02, 1.02])
+    figure.update_xaxes(title_text="t: place on the line", range=[-0.02, 1.02])
     figure.update_yaxes(title_text="cross-entropy, nats", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="accuracy, %", row=1, col=2)
     figure.update_layout(
-        height=320, margin={"t": 66, "l": 56, "r": 14, "b": 44},
-        legend={"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom", "orientation": "h"},
+        height=320, margin={"t": 84, "l": 56, "r": 14, "b": 44},
+        legend={"x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "orientation": "h"},
     )  # fmt: skip
     return described(
         titled(figure), f"Loss along the line from {a} to {b} on {data}; highest barrier {barriers} nats."
@@ -134,7 +134,7 @@ def directions_figure(
     """M_ij [directions of A, of B] of the leading singular directions before and after matching, and R_gamma."""
     titles = ["M before", "M after", "R<sub>γ</sub>"]
     figure = make_subplots(
-        1, 3, horizontal_spacing=0.1, column_widths=[0.31, 0.31, 0.38], subplot_titles=titles
+        1, 3, horizontal_spacing=0.12, column_widths=[0.31, 0.31, 0.38], subplot_titles=titles
     )
     limit = float(max(np.abs(before).max(), np.abs(after).max(), 1e-6))
     for column, m in enumerate((before, after), 1):
@@ -210,8 +210,7 @@ def _scores(figure: go.Figure, scores: pd.DataFrame, theme: str, *, row: int, co
 
 
 def _score_axes(figure: go.Figure, *, row: int, col: int) -> None:
-    title = "γ: least singular value, of the largest"
-    figure.update_xaxes(title_text=title, range=[-0.02, 1.0], row=row, col=col)
+    figure.update_xaxes(title_text="γ: s ≥ γ s<sub>1</sub>", range=[-0.02, 1.0], row=row, col=col)
     figure.update_yaxes(title_text="R<sub>γ</sub>", rangemode="tozero", row=row, col=col)
 
 

@@ -15,7 +15,7 @@ from ..engine import alignment as engine
 from ..engine.alignment import Aligned
 from ..engine.symmetry import joined
 from ..errors import Refused
-from ..jobs import Job
+from ..jobs import Job, in_cell, require
 from ..measure import Evaluation, evaluation
 from ..model import Layer, Model
 from ..spectra.alignment import Decomposition, VectorAlignment, alignment_score, scores
@@ -56,7 +56,7 @@ MERGE_COLUMNS = {
 
 class TwoNetworks(Viewable):
     """Two networks of one architecture. `compute` matches the units of b to those of a and walks the line between them
-    twice; the figure and the tables do so themselves when they are first asked.
+    twice, `measure` looks at the layers as well; the figure and the tables do so themselves when they are first asked.
 
     data: what the loss is measured on, by default 1,000 embedded images or 4 windows of text. points: of each line.
     orders: of the groups that matching tries.
@@ -79,12 +79,36 @@ class TwoNetworks(Viewable):
         self.data = data if data is not None else _data(a)
         self._aligned: Aligned | None = None
         self._lines: dict[str, pd.DataFrame] = {}
+        self._directions: dict[str, tuple[VectorAlignment, VectorAlignment]] = {}
 
+    @in_cell("two networks")
     def compute(self, job: Job | None = None) -> TwoNetworks:
         """Match, then measure both lines; a matching that is finished is kept, also after a cancel."""
+        self._walk(job, 1 + 2 * self.points)
+        if job is not None:
+            job.step(job.total, job.total, "done")
+        return self
+
+    @in_cell("two networks")
+    def measure(self, job: Job | None = None) -> TwoNetworks:
+        """`compute`, then the singular directions of every layer: table and pictures are at hand afterwards. What is
+        finished is kept, also after a cancel. Refused where memory would not do."""
+        require(memory(self.a), f"matching {self.a.name} and {self.b.name}", "take smaller ones")
+        lines, layers = 1 + 2 * self.points, self._with_directions
+        self._walk(job, lines + len(layers))
+        for done, layer in enumerate(layers):
+            if job is not None:
+                job.step(lines + done, lines + len(layers), f"singular directions of {layer.name}")
+            self._directions_of(layer.name)
+        _ = self.table
+        if job is not None:
+            job.step(job.total, job.total, "done")
+        return self
+
+    def _walk(self, job: Job | None, total: int) -> None:
+        """Matching and both lines, as the first steps of `total`."""
         if self._lines:
-            return self
-        total = 1 + 2 * self.points
+            return
         if job is not None:
             job.step(0, total, "matching")
         if self._aligned is None:
@@ -100,9 +124,6 @@ class TwoNetworks(Viewable):
         last = [float(frame["loss"].iloc[-1]) for frame in found.values()]
         engine.same_function(last[0], last[1], self.b.name)
         self._lines = found
-        if job is not None:
-            job.step(total, total, "done")
-        return self
 
     @property
     def aligned(self) -> Aligned:
@@ -120,6 +141,11 @@ class TwoNetworks(Viewable):
     def barriers(self) -> dict[str, float]:
         """The highest point of each line above the straight line between the losses of its ends, nats."""
         return {name: float(frame["barrier"].to_numpy().max()) for name, frame in self.lines.items()}
+
+    @property
+    def middle_accuracy(self) -> dict[str, float]:
+        """Share of right answers half way along each line."""
+        return {name: float(frame["accuracy"].iloc[len(frame) // 2]) for name, frame in self.lines.items()}
 
     @cached_property
     def matched(self) -> Model:
@@ -142,15 +168,22 @@ class TwoNetworks(Viewable):
             for side in sides
         ]
 
-    @cached_property
+    @property
+    def _with_directions(self) -> list[Layer]:
+        """An embedding of many rows is left out: its SVD takes minutes and says little."""
+        return [layer for layer in self.a.layers if min(layer.shape) > 1 and layer.role != "embed"]
+
+    def _directions_of(self, name: str) -> tuple[VectorAlignment, VectorAlignment]:
+        """(before, after)."""
+        if name not in self._directions:
+            a, b, matched = (Decomposition.of(side[name]) for side in self._weights)
+            self._directions[name] = a.alignment(b), a.alignment(matched)
+        return self._directions[name]
+
+    @property
     def _vectors(self) -> dict[str, tuple[VectorAlignment, VectorAlignment]]:
-        """(before, after) by layer. An embedding of many rows is left out: its SVD takes minutes and says little."""
-        found = {}
-        for layer in self.a.layers:
-            if min(layer.shape) > 1 and layer.role != "embed":
-                a, b, matched = (Decomposition.of(side[layer.name]) for side in self._weights)
-                found[layer.name] = a.alignment(b), a.alignment(matched)
-        return found
+        """(before, after) by layer."""
+        return {layer.name: self._directions_of(layer.name) for layer in self._with_directions}
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -165,7 +198,8 @@ class TwoNetworks(Viewable):
         row: dict[str, object] = {"name": layer.name, "role": layer.role}
         row |= {"distance_before": before, "distance_after": after}
         row["reduction"] = 1 - after / before if before else 0.0
-        for side, found in zip(("before", "after"), self._vectors.get(layer.name, ()), strict=False):
+        vectors = self._directions_of(layer.name) if layer in self._with_directions else ()
+        for side, found in zip(("before", "after"), vectors, strict=False):
             row[f"r_{side}"] = alignment_score(found)
             row[f"leading_{side}"] = alignment_score(found, GAMMA)
         return row
@@ -198,13 +232,12 @@ class TwoNetworks(Viewable):
     def directions(self, name: str | None = None) -> Directions:
         """How the singular directions of one layer, or of all together, lie before and after."""
         if name is None:
-            return Directions(dict(self._vectors), f"all layers of {self.a.name}")
-        name = self.a.layer(name).name
-        if name not in self._vectors:
-            raise Refused(
-                f"{name} has no singular directions to compare: choose a layer that is no embedding"
-            )
-        return Directions({name: self._vectors[name]}, name)
+            return Directions(self._vectors, f"all layers of {self.a.name}")
+        layer = self.a.layer(name)
+        if layer not in self._with_directions:
+            why = "an embedding" if layer.role == "embed" else "a single row or column"
+            raise Refused(f"{layer.name} is {why}: choose another layer to compare singular directions")
+        return Directions({layer.name: self._directions_of(layer.name)}, layer.name)
 
 
 class LayerPair(Viewable):
@@ -285,18 +318,17 @@ class MergedNetworks(Viewable):
         self.data = data if data is not None else _data(models[0])
         self._found: tuple[pd.DataFrame, Model, list[float]] | None = None
 
+    @in_cell("merging")
     def compute(self, job: Job | None = None) -> MergedNetworks:
         if self._found is None:
             merged, how = engine.merge(self.models, seed=self.seed, rounds=self.rounds, job=job)
-            nets = [
-                *((m.name, m) for m in self.models),
-                ("plain mean", engine.mean(self.models)),
-                ("merged", merged),
-            ]
-            rows = []
-            for done, (name, model) in enumerate(nets):
+            means = ["plain mean", "merged"]
+            names = [*distinct([*means, *(m.name for m in self.models)])[2:], *means]
+            nets = [*self.models, engine.mean(self.models), merged]
+            rows, first = [], job.total if job is not None else 0
+            for done, (name, model) in enumerate(zip(names, nets, strict=True)):
                 if job is not None:
-                    job.step(done, len(nets), f"measuring {name}")
+                    job.step(first + done, first + len(nets), f"measuring {name}")
                 bench = engine.Blend(model)
                 loss, accuracy = bench.loss(self.data)
                 rows.append(dict(zip(MERGE_COLUMNS, (name, loss, accuracy), strict=True)))
@@ -307,6 +339,10 @@ class MergedNetworks(Viewable):
             frame.attrs["columns"] = MERGE_COLUMNS
             self._found = frame, merged, how.spread
         return self
+
+    @property
+    def computed(self) -> bool:
+        return self._found is not None
 
     def _known(self) -> tuple[pd.DataFrame, Model, list[float]]:
         found = self.compute()._found
@@ -332,6 +368,18 @@ class MergedNetworks(Viewable):
         from ..figures.alignment import merge_figure
 
         return merge_figure(self.table, self.data.what, theme=theme)
+
+
+def memory(model: Model, networks: int = 2) -> int:
+    """Bytes that matching so many networks of this one's architecture takes at its height: every tensor in float64
+    before and after, a copy that runs, and the overlaps [n, n] of the singular directions of the first two."""
+    overlaps = sum(min(layer.shape) ** 2 for layer in model.layers if layer.role != "embed")
+    return (16 * networks + 4) * model.parameters + 16 * overlaps
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The same names, the second of a kind with (2) and so on: each is to be a row of its own."""
+    return [f"{n} ({names[:k].count(n) + 1})" if n in names[:k] else n for k, n in enumerate(names)]
 
 
 def pooled(difference: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from ..model import Layer, Model
 from . import session_file
 from .comparison import MOST, Comparison
 from .error_map import ErrorMap
+from .networks import Networks, names_in
 from .outliers import Channels
 from .sensitivity import Sensitivity
 from .spectra import Spectra
@@ -88,6 +89,8 @@ class Session:
         self.pinned: list[Method] = []  # for comparison beside each other, the oldest first
         self.sensitivity: Sensitivity | None = None
         self.spectra: Spectra | None = None
+        self.networks: Networks | None = None
+        self._begun: Networks | None = None  # whose measuring was cancelled
 
     # What is selected
 
@@ -267,6 +270,33 @@ class Session:
 
         return Job(work, "spectra").start()
 
+    def measure_networks(self, others: str) -> Job:
+        """The unchanged network beside others of its architecture, in a job: names or paths, separated by commas or
+        line ends. `networks` is set at the end; what a cancelled job has finished is taken up again by the next."""
+        names = names_in(others)
+
+        def work(job: Job) -> Networks:
+            if self.why_not:
+                raise Refused(f"two networks are compared by running them: {self.why_not}")
+            found, self._begun = self._begun, None
+            if found is None or found.names != names:
+                found = Networks.opened(self.model, names, self.data, job)
+            try:
+                found.pair.measure(job)
+            except Cancelled:
+                self._begun = found
+                raise
+            self.networks = found
+            return found
+
+        return Job(work, "networks").start()
+
+    def merge_networks(self) -> Job:
+        """The mean of the networks that were compared last, in a job. Refused where there are not three or more."""
+        if self.networks is None or self.networks.merged is None:
+            raise Refused("nothing to merge: name two other networks or more, and compare them first")
+        return Job(self.networks.merged.compute, "merge").start()
+
     @property
     def _has_bits(self) -> bool:
         fields = {parameter.name: parameter for parameter in parameters_of(type(self.method))}
@@ -383,8 +413,10 @@ class Session:
     # Out of the bench
 
     def code(self) -> str:
-        """The Python of what is on the screen: load, the layer under the method, the active variant, its measures."""
-        return session_file.code(self)
+        """The Python of what is on the screen: load, the layer under the method, the active variant, its measures,
+        the networks beside it."""
+        beside = self.networks.code(self.data) if self.networks is not None else []
+        return session_file.code(self) + "".join(f"{line}\n" for line in beside)
 
     def save(self, path: str | os.PathLike = "session.json") -> Path:
         """Write what is needed to come back after the kernel has ended: model, layer, method, selector, and the

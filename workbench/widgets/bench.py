@@ -176,7 +176,7 @@ class Bench(ipw.VBox):
         self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{facts}</div>{note}"
         self.speed.look((16, layer.shape[0], layer.shape[1]))
         self._update()
-        self.results.show_beside()
+        self.results.look()
 
     def _set_method(self, method: Method) -> None:
         self.session.method = method
@@ -342,6 +342,9 @@ class Bench(ipw.VBox):
             return
         if action == "apply":
             self._apply(value)
+            return
+        if action == "code":
+            self._show_code()
             return
         if action == "go":
             history.go(int(value))

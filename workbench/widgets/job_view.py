@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 
 import ipywidgets as ipw
 
@@ -44,7 +45,8 @@ class JobView(ipw.VBox):
         self.bar.value = job.done / job.total if job.total else 0
         if not job.cancelling:
             left = job.seconds_left
-            said = [job.text, f"{left:.0f} s left"] if left is not None and left >= 1 else [job.text]
+            text = escape(job.text)
+            said = [text, f"{left:.0f} s left"] if left is not None and left >= 1 else [text]
             self.text.value = " · ".join([*said, f"peak {peak() / 1e9:.1f} GB"])
         if job.state in ("done", "cancelled", "failed"):
             self.layout.display = "none"

@@ -1,5 +1,5 @@
 """Results: the row under the bench. What has been tried; methods side by side; which layers suffer, and what a
-budget of bits buys; the spectra of all layers.
+budget of bits buys; the spectra of all layers; the network beside others.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..errors import Refused
 from ..figures import note_figure, pareto_figure
 from ..inspect import Comparison, Session
 from ..jobs import Job, Latest
+from .alignment import AlignmentView
 from .compare import CompareView
 from .job_view import JobView
 from .numbers import model_numbers
@@ -26,6 +27,7 @@ CAPTIONS = {
     "compare": "the selected layer under up to four methods, errors on one colour scale",
     "sensitivity": "KL of the model if one layer alone is compressed; click to look at it, drag to select several",
     "spectra": "eigenvalues of all layers, by block and role; click to look at one",
+    "two networks": "this network and others trained apart: the barrier between them, and their mean",
 }
 UNMEASURED = "Press measure: each layer alone under the method on the bench"
 UNPINNED = "Press Compare beside Apply to put the method on the bench here; then choose another one"
@@ -35,7 +37,7 @@ class Results(ipw.VBox):
     """A view of a Session's variants, comparison and sensitivity.
 
     `act(action, value)` hears what concerns the rest of the bench: "go" (to a variant's index), "look" (at a layer's
-    name), "apply" (a recipe).
+    name), "apply" (a recipe), "code" (which has changed).
     """
 
     def __init__(self, session: Session, act: Callable[[str, Any], None]):
@@ -84,6 +86,7 @@ class Results(ipw.VBox):
         self.choosing.add_class("wb-choosing")
         self.sensitivity = ipw.VBox([tools, self.job, self.bars])
         self.spectra = SpectraView(self.session, self._act)
+        self.networks = AlignmentView(self.session, self._act)
 
     @property
     def shown(self) -> str:
@@ -96,6 +99,15 @@ class Results(ipw.VBox):
         self._show_sensitivity()
         self.spectra.theme = theme
         self.spectra.show()
+        self.networks.theme = theme
+        if self.shown == "two networks":
+            self.networks.show()
+
+    def look(self) -> None:
+        """Another layer is on the bench."""
+        self.show_beside()
+        if self.shown == "two networks":
+            self.networks.look()
 
     def _arrange(self) -> None:
         """Put the chosen part under the tabs."""
@@ -107,6 +119,7 @@ class Results(ipw.VBox):
             "compare": self.compare if self.compare.children else self.empty,
             "sensitivity": self.sensitivity,
             "spectra": self.spectra,
+            "two networks": self.networks,
         }
         self.children = [self.head, parts[shown]]
 
@@ -116,6 +129,8 @@ class Results(ipw.VBox):
             self._show_sensitivity()
         elif self.shown == "spectra":
             self.spectra.show()
+        elif self.shown == "two networks":
+            self.networks.show()
         elif self.shown == "compare" and not self.compare.children:
             self.show_beside()
 
