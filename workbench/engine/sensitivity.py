@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..grid import CompressedWeight
-from ..jobs import Job, heard, require
+from ..jobs import Job, heard, in_cell, require
 from ..measure import MODEL_COLUMNS, WEIGHT_COLUMNS, Evaluation, Quality, evaluation, weight_errors
 from ..methods import Method, Statistics
 from ..model import Layer, Model
@@ -63,6 +63,7 @@ class Choice:
     methods: Mapping[str, tuple[Method, ...]]
 
 
+@in_cell("sensitivity")
 def sensitivity(
     model: Model,
     methods: Alternative | Iterable[Alternative],

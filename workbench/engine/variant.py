@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import Refused
 from ..files.kept import Kept
 from ..grid import CompressedWeight
-from ..jobs import Cancelled, Job, require
+from ..jobs import Cancelled, Job, in_cell, require
 from ..methods import Method, Statistics
 from ..model import Model
 from .compose import compared, compress
@@ -66,6 +66,7 @@ class Variant:
         return self.recipe.label + (" (partial)" if self.partial else "")
 
 
+@in_cell("apply")
 def apply(
     model: Model,
     recipe: Recipe,

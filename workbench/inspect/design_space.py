@@ -20,7 +20,7 @@ from ..engine import apply, plan
 from ..engine.design import FORMATS, Design, Designer
 from ..engine.sensitivity import few
 from ..errors import Refused, near
-from ..jobs import Job
+from ..jobs import Job, in_cell
 from ..measure import MODEL_COLUMNS, Evaluation, Quality, evaluation
 from ..measure.hardware import COST_COLUMNS, INDICATIVE, CostModel, Number, work_of
 from ..model import Model
@@ -82,6 +82,7 @@ class DesignSpace(Viewable):
 
     # Measuring
 
+    @in_cell("design space")
     def run(self, job: Job | None = None) -> DesignSpace:
         """Measure here and now what is not measured yet. A design that is finished is kept, also after a cancel."""
         for design in (each for each in self.designs if each not in self.results):

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..engine import Variant
 from ..engine.statistics import Gathering
 from ..errors import Refused, near
-from ..jobs import Job, require
+from ..jobs import Job, in_cell, require
 from ..measure import evaluation
 from ..methods import Method, Statistics, Transform, storable
 from ..model import Layer, Model
@@ -227,6 +227,7 @@ class Outliers(Viewable):
         return outliers_figure(self.table, self.what, theme=theme)
 
 
+@in_cell("outliers")
 def outliers(
     subject: Model | Variant,
     transform: Method | None = None,

@@ -2,6 +2,7 @@
 
 from .ahead import ahead
 from .beat import Listener, beat, heard
+from .cell import in_cell
 from .job import Cancelled, Job
 from .latest import Latest
 from .memory import available, peak, require, trim
@@ -15,6 +16,7 @@ __all__ = [
     "available",
     "beat",
     "heard",
+    "in_cell",
     "peak",
     "require",
     "trim",

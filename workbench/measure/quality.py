@@ -79,7 +79,7 @@ class Evaluation:
         if count >= len(self.inputs):
             return self
         unit, labels = ("windows", None) if self.labels is None else ("images", self.labels[:count])
-        what = f"the first {count} {unit} of {self.what}"
+        what = f"the first {count:,} {unit} of {self.what}"
         return replace(self, inputs=self.inputs[:count], labels=labels, what=what, code="")
 
     def inputs_only(self) -> list[Tensor]:

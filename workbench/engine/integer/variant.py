@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import Refused
-from ...jobs import Job, heard
+from ...jobs import Job, heard, in_cell
 from ...measure import Evaluation, Quality, evaluation
 from ...methods import METHODS
 from ...methods.quantize.mobilequant import MobileQuant
@@ -140,6 +140,7 @@ class IntegerVariant:
             )
 
 
+@in_cell("mobilequant")
 def mobilequant(
     model: Model,
     calibration: Tensor | Iterable[Tensor] | None = None,
