@@ -1,18 +1,45 @@
-"""What all tests share: where the checkout is, a fresh kernel for code, and the order in which they run."""
+"""What all tests share: where the checkout is, a fresh kernel for code, seeds, and the order in which they run."""
 
 from __future__ import annotations
 
 import os
+import random
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # No test asks a model hub for anything; a test that forgets this fails at once instead of waiting for a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Property tests: the same examples in every run, and none fails because the machine is busy. Other examples are
+# looked for with --hypothesis-profile=explore.
+STEADY = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", STEADY)
+settings.register_profile("explore", STEADY, derandomize=False, max_examples=1000)
+settings.load_profile("steady")
+
+
+def pytest_sessionstart() -> None:
+    # Set where tests run without a terminal, and taken for one: the shell's lines would be full of escape sequences.
+    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE"):
+        os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed the generators that tests, and libraries behind them, draw from: a test has the same data in every run,
+    whichever tests ran before it. A hook, because it comes before the fixtures of every scope."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the one that libraries draw from)
+    if torch := sys.modules.get("torch"):  # where it is not imported yet it begins with a seed of its own
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +61,8 @@ def fresh_kernel() -> Callable[..., str]:
             if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
                 printed.append(message["content"]["text"])
 
-        manager, client = start_new_kernel(kernel_name="python3", env=os.environ | {"PYTHONPATH": str(ROOT)})
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        manager, client = start_new_kernel(kernel_name="python3", startup_timeout=240, env=environment)
         try:
             reply = client.execute_interactive(code, timeout=timeout, output_hook=hear, allow_stdin=False)
         finally:

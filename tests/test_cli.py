@@ -220,7 +220,7 @@ def test_spectra_have_further_columns_and_heads(shell, llama_folder):
     assert rows[0]["farms_window"] == "16 x 16"
     heads = shell(*words, "--heads").document["layers"]
     assert {row["head"] for row in heads} == set(range(len(heads) // len(rows)))
-    assert "is none of mp, randomize, detX, tails, farms, all" in shell(*words, "--extra", "mpp").refusal
+    assert "is none of mp, randomize, detX, tails, peak, farms, all; near: mp" in shell(*words, "--extra", "mpp").refusal
 
 
 def test_a_recipe_from_alpha(shell, tmp_path):
@@ -610,45 +610,56 @@ def test_a_process_that_fails_says_one_line(tmp_path, llama_folder):
 
 
 def test_help_and_version_load_no_library(tmp_path):
-    start = time.perf_counter()
+    before = os.times()
     done = process("--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
-    seconds = time.perf_counter() - start
+    after = os.times()
+    # Of the processor: how busy the machine is does not count.
+    seconds = sum(getattr(after, k) - getattr(before, k) for k in ("children_user", "children_system"))
     assert done.returncode == 0
     for verb in ("lab", "zoo", "methods", "layers", "measure", "compress", "spectra", "speed"):
         assert verb in done.stdout
     assert "audit" not in done.stdout, "a verb whose room is not built does not exist"
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "pandas", "numpy", "transformers", "yaml", "pydantic"}
-    assert seconds < 5, "0.3 s on an idle machine"
+    assert seconds < 5, "0.3 s where nothing is wrong"
     assert process("--version", cwd=tmp_path).stdout.startswith("workbench ")
+
+
+TELLING = """
+from pathlib import Path
+from workbench import cli
+from workbench.model.runner import Runner
+logits = Runner.logits
+def telling(*arguments, **keywords):
+    Path("measuring").touch()
+    return logits(*arguments, **keywords)
+Runner.logits = telling
+cli.main()
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_ends_a_process_with_130(tmp_path, llama_folder, text_file):
     text = tmp_path / "long.txt"
-    text.write_text(text_file.read_text() * 2000)
+    text.write_text(text_file.read_text() * 200)
     child = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "workbench.cli",
-            "measure",
-            llama_folder,
-            "--text",
-            text,
-            "--tokens",
-            "2000000",
-        ],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", TELLING, "measure", llama_folder, "--text", text, "--tokens", "200000"],
+        cwd=tmp_path,
+        # One thread: several that wait for each other on a busy machine take minutes for what is at hand.
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        time.sleep(12)
-        assert child.poll() is None, child.communicate()
+        # In the middle of the work: not before it, however slow the machine, nor after it, however fast.
+        until = time.monotonic() + 240
+        while not (tmp_path / "measuring").exists():
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < until, "it never began to measure"
+            time.sleep(0.01)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=240)
     finally:
         child.kill()
     assert (child.returncode, out, err) == (130, "", "workbench: interrupted\n")

@@ -86,6 +86,7 @@ def test_the_notebook_runs_from_the_top(path, tmp_path):
     client = NotebookClient(
         notebook,
         timeout=300,
+        startup_timeout=240,
         kernel_name="python3",
         store_widget_state=False,  # one figure's widget state is five megabytes
         resources={"metadata": {"path": str(copy.parent)}},

@@ -10,7 +10,7 @@ import pytest
 NUMBERS = ".wb-bench .wb-numbers"
 SLOW = """
 import time
-import torch
+from pathlib import Path
 import workbench as wb
 
 class Slow(wb.Method):
@@ -18,6 +18,8 @@ class Slow(wb.Method):
     seconds: float = 0.5
     def compress(self, w, statistics=None):
         time.sleep(self.seconds)
+        while Path("hold").exists():
+            time.sleep(0.05)
         return wb.RTN(bits=3).compress(w)
 
 bench = wb.Bench("tiny-llama", method=Slow())
@@ -63,14 +65,30 @@ def set_bits(page, bits: int) -> None:
     raise AssertionError(f"the slider did not reach {bits} bits")
 
 
+PICTURE = "document.querySelector('.wb-bench .wb-map canvas').toDataURL()"
+
+
 def picture(page) -> str:
     """The error map's pixels."""
-    return page.locator(".wb-bench .wb-map canvas").first.evaluate("canvas => canvas.toDataURL()")
+    return page.evaluate(PICTURE)
+
+
+def wait_for_picture(page, before: str, *, same: bool) -> None:
+    """Until the error map is what it was, or is no longer: pixels and numbers are messages of their own."""
+    page.wait_for_function(f"([before, same]) => ({PICTURE} === before) === same", arg=[before, same])
+
+
+def wait_for_none(page, found: str) -> None:
+    """Until this JavaScript finds nothing; where it goes on to find something, that is what the failure says."""
+    until = time.monotonic() + 15
+    while (last := page.evaluate(found)) and time.monotonic() < until:
+        page.wait_for_timeout(100)
+    assert last == []
 
 
 def wait_for_error(page, low: float, high: float) -> float:
     """Until the relative error lies in a range and nothing is being recomputed; returns it."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         stale = page.locator(f"{NUMBERS}.wb-stale").count()
         if not stale and low < number(page, "relative error") < high:
@@ -87,7 +105,7 @@ def test_the_slider_moves_numbers_map_and_curve_together(bench):
     drawn = int(curves.get_attribute("data-drawn"))
     set_bits(page, 2)
     wait_for_error(page, 0.3, 0.7)
-    assert picture(page) != before
+    wait_for_picture(page, before, same=False)
     page.wait_for_function(
         "n => Number(document.querySelector('.wb-bench .wb-middle .wb-plot').dataset.drawn) > n", arg=drawn
     )
@@ -95,8 +113,7 @@ def test_the_slider_moves_numbers_map_and_curve_together(bench):
     bench.screenshot("bench-2-bits")
     set_bits(page, 4)
     wait_for_error(page, 0.05, 0.15)
-    page.wait_for_timeout(300)
-    assert picture(page) == before  # limits stay put, so the same setting is the same picture
+    wait_for_picture(page, before, same=True)  # limits stay put, so the same setting is the same picture
 
 
 def test_apply_undo_and_the_copied_code_gives_the_same_numbers(bench, fresh_kernel):
@@ -192,25 +209,25 @@ def test_the_frame_holds_at_every_width_and_in_both_themes(bench, width, theme):
     page.wait_for_timeout(1200)
     page.locator(".wb-bench").first.evaluate("bench => bench.scrollIntoView()")
     bench.screenshot(f"bench-{width}-{theme.lower()}")
-    clipped = page.evaluate(
+    wait_for_none(
+        page,
         """() => [...document.querySelectorAll('.wb-bench button, .wb-bench th, .wb-bench td, .wb-bench .widget-label')]
             .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1)
             .filter(e => getComputedStyle(e).display !== 'inline')
-            .map(e => e.className + ': ' + e.textContent)"""
+            .map(e => e.className + ': ' + e.textContent)""",
     )
-    assert clipped == []
-    wide = page.evaluate(
+    wait_for_none(
+        page,
         """() => [...document.querySelectorAll('.wb-bench .wb-left, .wb-bench .wb-middle, .wb-bench .wb-right')]
-            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className)"""
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className)""",
     )
-    assert wide == []
-    cut = page.evaluate(
+    wait_for_none(
+        page,
         """() => [...document.querySelectorAll('.wb-bench .wb-curves')].filter(e => e.offsetParent).flatMap(e =>
             [...e.querySelectorAll('button')]
                 .filter(b => b.getBoundingClientRect().right > e.getBoundingClientRect().right + 0.5)
-                .map(b => b.textContent))"""
+                .map(b => b.textContent))""",
     )
-    assert cut == []
     # The axis of the error map is drawn in the colour of the theme: light on dark, dark on light. It is drawn anew when
     # the theme has arrived, which takes longer on a busy machine.
     page.wait_for_function(
@@ -242,16 +259,18 @@ def test_a_reload_in_the_middle_of_an_apply_loses_nothing_and_cancel_keeps_the_f
     page.wait_for_function(
         "() => /layers/.test(document.querySelector('.wb-job .widget-html-content')?.textContent)"
     )
+    hold = lab.folder / "hold"
+    hold.touch()  # the Apply does not end while the page is loaded again, however long that takes
     page.reload()
     lab.wait_idle("slow.ipynb")
     cancel = page.locator(".wb-bench .wb-cancel")
     cancel.wait_for()
     began = time.monotonic()
     cancel.click()
+    hold.unlink()
     page.wait_for_function("() => document.querySelectorAll('.wb-bench .wb-chip').length === 2")
     seconds = time.monotonic() - began
-    # A page that has just been loaded is still drawing; the kernel's own answer is a unit test.
-    assert seconds < 10
+    # Some layers and not all: had Cancel not been heard, the variant would be a whole one.
     chips = page.locator(".wb-bench .wb-chip").all_text_contents()
     assert chips[0] == "base"
     assert "(partial)" in chips[1]
@@ -289,5 +308,5 @@ def test_the_bench_works_in_voila(voila, notebook_folder):
     before = picture(page)
     set_bits(page, 2)
     wait_for_error(page, 0.3, 0.7)
-    assert picture(page) != before
+    wait_for_picture(page, before, same=False)
     tab.screenshot("bench-voila")

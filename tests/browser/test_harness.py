@@ -89,6 +89,6 @@ def test_a_fresh_kernel_runs_code_apart_from_the_page(fresh_kernel):
 def test_the_printed_address_leads_to_the_notebook_and_nothing_pops_up(lab):
     lab.page.goto(lab.address)
     lab.wait_idle("blank.ipynb")
-    assert lab.page.url.endswith("/lab/tree/blank.ipynb")
+    lab.page.wait_for_url("**/lab/tree/blank.ipynb")
     lab.page.wait_for_timeout(3000)  # JupyterLab asks about news and updates after a while
     assert lab.page.locator(".Toastify__toast").count() == 0

@@ -66,7 +66,7 @@ def test_a_port_that_is_taken_ends_with_status_1(notebooks):
         code = "import sys; from workbench.widgets.lab import open_lab; "
         code += "sys.exit(open_lab(sys.argv[1], browser=False, port=int(sys.argv[2])))"
         command = [sys.executable, "-c", code, str(notebooks / "00_start.ipynb"), str(port)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert f"port {port} is not available" in ended.stderr
 

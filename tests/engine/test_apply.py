@@ -151,14 +151,14 @@ def test_cancel_answers_within_a_layer_while_the_job_runs_elsewhere(model):
         def step(self, done, total, text=""):
             if done == 1:
                 reached.set()
-                go_on.wait(5)
+                go_on.wait(60)
             super().step(done, total, text)
 
     job = Waiting(lambda job: wb.apply(model, Recipe([wb.RTN()]), job=job)).start()
-    assert reached.wait(5)
+    assert reached.wait(60)
     job.cancel()
     go_on.set()
-    assert list(job.wait(5).weights) == LINEAR[:1]
+    assert list(job.wait(60).weights) == LINEAR[:1]
     assert job.state == "cancelled"
 
 

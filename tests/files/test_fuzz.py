@@ -41,7 +41,10 @@ GOOD = json.dumps(
         "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
     }
 ).encode()
-fuzz = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(
+    max_examples=100,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 
 
 def opens_or_is_refused(path, content: bytes) -> bool:

@@ -15,8 +15,7 @@ from workbench.grid import Blocks, CompressedWeight, encode, fit, fused, int_gri
 
 CONVENTIONS = ("narrow", "half_step", "signed")
 GRIDS = [(False, "narrow"), *((True, convention) for convention in CONVENTIONS)]
-settings.register_profile("grid", deadline=None, max_examples=40)
-settings.load_profile("grid")
+QUICK = settings(max_examples=40)
 
 
 def rtn(w, bits, symmetric, convention="narrow", granularity="group", group_size=-1, dtype=torch.float32):
@@ -160,6 +159,7 @@ granularities = st.sampled_from(["tensor", "channel", "group"])
 sizes = st.sampled_from([2, 3, 7, 16, 32, 64, 100, 128, 1000, -1])
 
 
+@QUICK
 @given(matrices(), st.integers(2, 8), grids, granularities, sizes)
 def test_encode_after_decode_gives_the_codes_back(w, bits, grid, granularity, size):
     made = rtn(w, bits, *grid, granularity, size)
@@ -167,6 +167,7 @@ def test_encode_after_decode_gives_the_codes_back(w, bits, grid, granularity, si
     assert torch.equal(again, made.codes)
 
 
+@QUICK
 @given(matrices(), st.integers(2, 8), grids, granularities, sizes)
 def test_what_is_not_clipped_is_within_half_a_step(w, bits, grid, granularity, size):
     made = rtn(w, bits, *grid, granularity, size)
@@ -175,9 +176,11 @@ def test_what_is_not_clipped_is_within_half_a_step(w, bits, grid, granularity, s
     wanted = (w.double() / scale).round() + zero
     inside = (wanted >= made.grid.lowest) & (wanted <= made.grid.highest)
     error = (made.dequantize().double() - w.double()).abs()
-    assert (error <= scale.abs() / 2 * (1 + 1e-5))[inside].all()
+    # w / scale and code * scale are rounded to float32: a weight in the middle of two codes may fall either way.
+    slack = w.double().abs() * 2.0**-22
+    assert (error <= scale.abs() / 2 + slack)[inside].all()
     # Clipped ones are at most half a step (and the rounding of the zero point, another half) further out.
-    assert (error <= scale.abs() * (1 + 1e-5)).all()
+    assert (error <= scale.abs() + slack).all()
 
 
 @pytest.mark.parametrize(("symmetric", "convention"), GRIDS)
@@ -202,6 +205,7 @@ def test_codes_do_not_change_when_a_row_is_rescaled(symmetric):
 # The compiled path. 4,096 weights are its threshold, so every example takes it.
 
 
+@QUICK
 @given(
     matrices(least=4096),
     st.integers(2, 8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,13 +15,13 @@ from workbench.jobs import Cancelled, Job
 def test_a_job_returns_what_its_work_returned():
     job = Job(lambda job: 42, "answer")
     assert job.state == "waiting"
-    assert job.start().wait(5) == 42
+    assert job.start().wait(60) == 42
     assert (job.state, job.result, job.error) == ("done", 42, None)
     assert job.outcome() == 42
 
 
 def test_the_work_runs_in_another_thread_and_run_in_this_one():
-    assert Job(lambda job: threading.current_thread()).start().wait(5) is not threading.current_thread()
+    assert Job(lambda job: threading.current_thread()).start().wait(60) is not threading.current_thread()
     assert Job(lambda job: threading.current_thread()).run() is threading.current_thread()
 
 
@@ -40,16 +41,16 @@ def test_cancel_stops_the_work_at_its_next_step():
             job.step(i, 100)
             steps.append(i)
             reached.set()
-            go_on.wait(5)
+            go_on.wait(60)
 
     job = Job(work, "long").start()
-    assert reached.wait(5)
+    assert reached.wait(60)
     assert not job.cancelling
     job.cancel()
     assert job.cancelling
     go_on.set()
     with pytest.raises(Cancelled):
-        job.wait(5)
+        job.wait(60)
     assert job.state == "cancelled"
     assert steps == [0]
 
@@ -105,7 +106,7 @@ def test_a_cancel_that_comes_after_the_last_part_changes_nothing():
 def test_an_error_is_kept_and_raised_by_who_asks():
     job = Job(lambda job: 1 / 0).start()
     with pytest.raises(ZeroDivisionError):
-        job.wait(5)
+        job.wait(60)
     assert job.state == "failed"
     with pytest.raises(ZeroDivisionError):
         job.outcome()
@@ -115,49 +116,58 @@ def test_an_error_is_kept_and_raised_by_who_asks():
 
 def test_waiting_too_short_says_so_and_leaves_the_job_alone():
     go_on = threading.Event()
-    job = Job(lambda job: go_on.wait(5), "slow").start()
+    job = Job(lambda job: go_on.wait(60), "slow").start()
     with pytest.raises(TimeoutError, match="slow is still running"):
         job.wait(0.01)
     assert job.state == "running"
     go_on.set()
-    assert job.wait(5) is True
+    assert job.wait(60) is True
 
 
-def test_seconds_stop_at_the_end_and_the_rest_is_forecast():
+@pytest.fixture
+def clock(monkeypatch):
+    """The jobs' clock, which goes on only where a test says so."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("workbench.jobs.job.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_seconds_stop_at_the_end_and_the_rest_is_forecast(clock):
     forecasts = []
 
     def work(job):
         job.step(0, 4)
         forecasts.append(job.seconds_left)
-        time.sleep(0.02)
+        clock.now += 2
         job.step(1, 4)
         forecasts.append(job.seconds_left)
 
     job = Job(work)
     assert job.seconds == 0
     job.run()
-    taken = job.seconds
-    time.sleep(0.01)
-    assert job.seconds == taken >= 0.02
-    assert forecasts[0] is None
-    assert 0.06 <= forecasts[1] < 1
+    clock.now += 5
+    assert job.seconds == 2
+    assert forecasts == [None, 6]
 
 
-def test_listeners_hear_at_most_20_times_a_second_and_always_of_the_end():
+def test_listeners_hear_at_most_20_times_a_second_and_always_of_the_end(clock):
     heard = []
 
     def work(job):
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
-            job.step(len(heard), 10**6)
+        began.wait(60)
+        for step in range(64):
+            clock.now += 1 / 64
+            job.step(step, 64)
         job.done = 7
 
-    job = Job(work)
+    began, job = threading.Event(), Job(work)
     job.listen(lambda job: heard.append((job.state, job.done)))
-    job.start().wait(5)
-    until(lambda: heard and heard[-1][0] == "done")
-    assert heard[-1] == ("done", 7)
-    assert 3 <= len(heard) <= 0.3 * 20 + 4
+    job.start()
+    began.set()  # only now, or the news of the start would come from this thread in the middle of the work
+    job.wait(60)
+    until(lambda: heard[-1][0] == "done")
+    # Steps of 1/64 s: every fourth is at least 1/20 s after the one that was told before.
+    assert heard == [("running", 0), *(("running", step) for step in range(3, 64, 4)), ("done", 7)]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +195,7 @@ def test_on_a_loop_listeners_are_called_on_its_thread():
         job = Job(lambda job: [job.step(i, 3) for i in range(3)])
         job.listen(listen)
         job.start()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 60)
         return heard
 
     heard = asyncio.run(main())
@@ -196,7 +206,7 @@ def test_on_a_loop_listeners_are_called_on_its_thread():
 def test_the_loop_stays_alive_while_the_work_runs():
     async def main():
         turns, go_on = 0, threading.Event()
-        job = Job(lambda job: go_on.wait(5)).start()
+        job = Job(lambda job: go_on.wait(60)).start()
         for _ in range(10):
             await asyncio.sleep(0.001)
             turns += job.state == "running"
@@ -208,7 +218,7 @@ def test_the_loop_stays_alive_while_the_work_runs():
 
 def test_a_loop_that_has_ended_does_not_lose_the_end():
     heard, go_on = [], threading.Event()
-    job = Job(lambda job: go_on.wait(5))
+    job = Job(lambda job: go_on.wait(60))
     job.listen(lambda job: heard.append(job.state))
 
     async def main():
@@ -216,11 +226,11 @@ def test_a_loop_that_has_ended_does_not_lose_the_end():
 
     asyncio.run(main())
     go_on.set()
-    job.wait(5)
+    job.wait(60)
     until(lambda: "done" in heard)
 
 
-def until(met, seconds=5):
+def until(met, seconds=60):
     """Wait for what another thread is about to do."""
     end = time.monotonic() + seconds
     while not met():

@@ -194,13 +194,23 @@ def test_the_identity_of_distances_holds_for_any_two_weights(seed, shape):
 
 def test_only_leading_directions_count_under_gamma():
     s = np.array([4.0, 3, 1, 0.5])
-    u, v = (np.linalg.qr(np.random.default_rng(k).standard_normal((6, 4)))[0] for k in (0, 1))
+    u, v = (np.linalg.qr(np.random.default_rng(k).standard_normal((4, 4)))[0] for k in (0, 1))
     turned = v.copy()
     turned[:, 2:] = -turned[:, 2:]  # the two small directions point the other way
     found = singular_alignment(u * s @ v.T, u * s @ turned.T)
     assert alignment_score(found, 0.5) == pytest.approx(1.0)
     assert alignment_score(found, 0.0) == pytest.approx(0.0, abs=1e-12)
     np.testing.assert_allclose(scores({"w": found}, [0.0, 0.2, 0.5]), [0, 1 / 3, 1], atol=1e-9)
+
+
+def test_directions_that_a_weight_has_not_have_no_say():
+    """Rank 4 of 6: the other two are whatever the SVD of this machine made of rounding errors."""
+    s = np.array([4.0, 3, 1, 0.5])
+    u, v = (np.linalg.qr(np.random.default_rng(k).standard_normal((6, 4)))[0] for k in (0, 1))
+    turned = v * [1, 1, -1, -1]
+    found = singular_alignment(u * s @ v.T, u * s @ turned.T)
+    assert found.leading(0.0) == (pytest.approx(0, abs=1e-12), 4)
+    assert alignment_score(singular_alignment(u * s @ v.T, u * s @ v.T)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -265,17 +265,21 @@ function render({ model, el }) {
   for (const [event, call] of Object.entries(on)) model.on(event, call);
   const watcher = new ResizeObserver(settle);
   watcher.observe(stage);
-  // Another theme: the style sheet gives the colour a transition, however short, and its end is heard here.
+  // Another theme. JupyterLab says so on the body, once the new style sheet is there. On other pages the end of the
+  // colour's transition tells, however short it is, or that it was cancelled, as where the page was hidden meanwhile.
+  const lights = new MutationObserver(() => draw());
+  lights.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
   const themed = (event) => { if (event.target === el && event.propertyName === "color") draw(); };
-  el.addEventListener("transitionend", themed);
+  const ends = ["transitionend", "transitioncancel"];
+  for (const end of ends) el.addEventListener(end, themed);
   const hint = "wheel: zoom · drag: pan · double click: whole";
   line.textContent = hint;
   view = [0, 0, model.get("rows"), model.get("columns")];
   legend(); settle();
   return () => {
     for (const [event, call] of Object.entries(on)) model.off(event, call);
-    el.removeEventListener("transitionend", themed);
-    watcher.disconnect(); clearTimeout(timer);
+    for (const end of ends) el.removeEventListener(end, themed);
+    watcher.disconnect(); lights.disconnect(); clearTimeout(timer);
   };
 }
 

@@ -8,6 +8,7 @@ where large singular values dominate (Ito, Yamada & Kumagai 2024, "Analysis of l
 permutation-based weight matching"). The identity is exact. How the scores R and R_gamma are normalised is a
 reconstruction: the paper was not at hand in full. Here R is sum_ij M_ij over all layers by the number of singular
 directions, and R_gamma counts directions with s_i >= gamma s_1 on both sides, divided by the smaller count.
+Directions that a weight has not, where its singular value is zero but for rounding, count nowhere.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from workbench.spectra.values import Matrix
 
 
+ROUNDING = 1e-13  # of the largest singular value: what an SVD in float64 leaves of a zero
+
+
 @dataclass(frozen=True, eq=False)
 class VectorAlignment:
     """Singular values [n] of one weight in two networks, descending, and M [n, n] of their directions."""
@@ -41,8 +45,10 @@ class VectorAlignment:
 
     def leading(self, gamma: float) -> tuple[float, int]:
         """(sum of M_ij, count) over the directions with s >= gamma s_1 in each network; the smaller count."""
-        # A zero matrix has no leading direction.
-        rows, columns = (int(np.sum((s >= gamma * s[0]) & (s > 0))) for s in (self.s_a, self.s_b))
+        # Directions that are zero but for rounding could be any; a zero matrix has none at all.
+        rows, columns = (
+            int(np.sum((s >= gamma * s[0]) & (s > ROUNDING * s[0]))) for s in (self.s_a, self.s_b)
+        )
         return float(self.m[:rows, :columns].sum()), min(rows, columns)
 
 
