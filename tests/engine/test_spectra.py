@@ -21,6 +21,7 @@ from workbench.grid import uncompressed
 from workbench.jobs import Cancelled, Job
 from workbench.model import Source, TensorInfo
 from workbench.spectra import Reading, hill, singular_values, spectrum_row
+from workbench.spectra.columns import EXTRAS
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +137,9 @@ class Endless(Source):
 
     def read(self, name):
         self.read_names.append(name)
-        return torch.randn(
-            self.shape, generator=torch.Generator().manual_seed(len(self.read_names))
-        ).bfloat16()
+        # Seeded by the layer and not by the order of reading: that is up to the threads.
+        seed = 1 + list(self._tensors).index(name)
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def test_layers_are_read_one_after_another_when_their_turn_comes(monkeypatch):
@@ -159,7 +160,7 @@ def quiet() -> bool:
     return not any(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
-def until(true, seconds: float = 10) -> bool:
+def until(true, seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.01)
@@ -294,7 +295,7 @@ def test_the_copy_is_fitted_as_carefully_as_the_weight():
     u, v = (np.linalg.qr(rng.standard_normal((size, 60)))[0] for size in (60, 80))
     copy = (u * sigmas) @ v.T
     alone = spectrum_row(copy)
-    after = engine._after(copy + 1e-3, copy, "shift")
+    after = engine._after(copy + 1e-3, copy, "shift", Reading())
     assert alone["xmin"] < 1e-3  # far below: the exact road is taken
     assert after["after"]["alpha"] == alone["alpha"]
 
@@ -359,5 +360,19 @@ def test_all_columns_are_told(model, variant):
     reading = Reading(extra=("mp", "randomize", "detX", "tails", "farms"), windows=2)
     frame = spectra(variant, "model.layers.0.self_attn.q_proj", reading)
     known = {**SPECTRA_COLUMNS, **reading.columns, **AFTER_COLUMNS}
-    assert set(frame) == set(known) - {"head"}
-    assert all(len(text) > 5 for text in known.values())
+    extras = {f"after_{name}" for extra in reading.extra for name in EXTRAS[extra]}
+    assert set(frame) == set(known) - {"head"} | extras
+    assert set(frame.attrs["columns"]) == set(frame)
+    assert all(len(text) > 5 for text in frame.attrs["columns"].values())
+
+
+def test_columns_that_were_asked_for_are_of_the_copy_too():
+    model = wb.load("tiny-mlp")
+    variant = wb.apply(model, wb.Recipe([wb.RTN(bits=3)]))
+    reading = Reading(extra=("mp", "farms"))
+    table = spectra(variant, "layers.1", reading)
+    copy = variant.weights["layers.1"].dequantize()
+    expected = spectrum_row(copy, reading)
+    for column in ("alpha", "alpha_farms", "num_spikes", "sigma_mp"):
+        assert table[f"after_{column}"][0] == pytest.approx(expected[column], rel=1e-6), column
+        assert table.attrs["columns"][f"after_{column}"] == f"{column} of the compressed weight"

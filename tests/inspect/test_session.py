@@ -202,7 +202,7 @@ def test_one_apply_at_a_time(session, monkeypatch):
     compress = inspect.session.apply
 
     def waiting(*arguments, **keywords):
-        go_on.wait(30)
+        go_on.wait(60)
         return compress(*arguments, **keywords)
 
     monkeypatch.setattr(inspect.session, "apply", waiting)

@@ -8,8 +8,10 @@ import torch
 
 import workbench as wb
 from workbench.errors import Refused
+from workbench.figures.layers import words
 from workbench.inspect import AspectRatio, Density, ErrorSpectrum, NoiseEdges, Spectra
 from workbench.spectra import fit_tail, singular_values
+from workbench.spectra.noise import noise_alpha
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_a_density_has_the_tail_of_the_weight(heavy, compressed):
     names = [trace.name for trace in density.figure().data]
     assert any(name.startswith(f"α {fit.alpha:.2f}") for name in names)
     assert "noise edge" in names
-    assert "noise bulk" in names
+    assert "bulk (median)" in names
     assert len(density.scan().data) == 4
 
 
@@ -65,8 +67,8 @@ def test_an_error_spectrum_says_what_is_left_of_directions(heavy, compressed):
     assert table["strength"].is_monotonic_decreasing
     assert table["outputs"].between(0, 1 + 1e-9).all()
     assert table["outputs"][0] > 0.99  # the planted direction
-    assert table["outputs_expected"][0] == pytest.approx(table["outputs"][0], abs=0.02)
-    assert len(spectrum.figure().data) == 7
+    assert table["outputs_white"][0] == pytest.approx(table["outputs"][0], abs=0.02)
+    assert len(spectrum.figure().data) == 9  # the planted direction stands apart: its law is drawn too
     error = compressed.dequantize() - heavy
     np.testing.assert_allclose(spectrum.edge.error, singular_values(error), rtol=1e-6)
 
@@ -83,7 +85,8 @@ def test_spectra_of_a_model(llama):
     found = Spectra(llama, "role:q, role:down", extra=("mp",))
     assert {"alpha", "bulk_max", "reason"} <= set(found.table)
     figure = found.figure(metric="stable_rank")
-    assert figure.layout.title.text.startswith(f"<b>stable_rank of {llama.name}")
+    assert figure.layout.title.text.startswith(f"<b>Stable rank of {llama.name}")
+    assert figure.layout.yaxis.title.text == "stable rank, directions"
     shown = {row[0] for trace in figure.data if trace.customdata is not None for row in trace.customdata}
     assert shown == set(found.table["name"])
     with pytest.raises(Refused, match="no numbers in 'stable_ranks'; near: stable_rank"):
@@ -101,6 +104,28 @@ def test_before_and_after_are_joined_marks():
     after = [t for t in found.figure().data if t.mode == "markers" and str(t.marker.symbol).endswith("-open")]
     assert len(filled) == len(after) == 7
     assert found.allocation(wb.Magnitude(sparsity=0.5)).data[0].y.sum() > 0
+
+
+def test_exponents_of_a_rule_stand_beside_noise_of_the_same_shape(llama):
+    found = Spectra(llama, "role:q, role:down", extra=("peak", "farms"), rows=32, windows=2)
+    names = lambda metric: {t.name for t in found.figure(metric=metric).data}  # noqa: E731
+    for metric in ("alpha_hill", "alpha_peak", "alpha_farms"):
+        assert "noise" in names(metric)
+        assert not found.figure(metric=metric).layout.shapes
+    assert "noise" not in names("alpha") | names("stable_rank")
+    row = found.table.iloc[0]
+    stroke = next(t for t in found.figure(metric="alpha_hill").data if t.name == "noise")
+    assert noise_alpha(int(row["N"]), int(row["M"])) in set(stroke.y)
+    windows = next(t for t in found.figure(metric="alpha_farms").data if t.name == "noise")
+    assert windows.y[0] == pytest.approx(noise_alpha(32, 32, "median", 16))
+
+
+def test_what_is_lost_is_a_share_that_layers_of_all_shapes_have_in_common(llama):
+    variant = wb.apply(llama, wb.Recipe(wb.RTN(bits=2, group_size=32)))
+    table = Spectra(variant, "role:q, role:k, role:down").table
+    assert (table["lost_share"] == table["lost"] / table["M"]).all()
+    assert table["lost_share"].between(0, 1).all()
+    assert "of the weights" not in words("lost_share")[1]
 
 
 def test_methods_side_by_side_on_the_same_layers(llama):

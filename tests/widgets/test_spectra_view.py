@@ -1,22 +1,21 @@
-"""The view of a model's spectra where nothing was measured."""
+"""The view of a model's spectra: what it measures, shows, and says of another variant."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 
 import workbench as wb
 from workbench.errors import Refused
-from workbench.inspect import Spectra
+from workbench.inspect import Session, Spectra
 from workbench.jobs import Cancelled, Job
 from workbench.widgets.spectra import SpectraView
 
 
 @pytest.mark.parametrize("selector", ["role:q", "nothing.like.this"])
 def test_a_job_that_ends_before_the_first_layer_leaves_a_view_that_can_go_on(selector):
-    found = Spectra(wb.load("tiny-llama"), selector, begin=False)
-    view = SpectraView(SimpleNamespace(spectra=found), lambda *_: None)  # type: ignore[arg-type]
+    session = Session(wb.load("tiny-llama"))
+    found = session.spectra = Spectra(session.model, selector, begin=False)
+    view = SpectraView(session, lambda *_: None)
     job = Job(found.measure, "spectra")
     if selector == "role:q":
         job.cancel()
@@ -29,3 +28,51 @@ def test_a_job_that_ends_before_the_first_layer_leaves_a_view_that_can_go_on(sel
     assert "Press measure" in view.plot.spec
     assert view.choosing.layout.display == "none"
     assert ("nothing.like.this" in view.said.value) == isinstance(job.error, Refused)
+
+
+@pytest.fixture
+def measured():
+    """A view whose FARMS columns are known, of the unchanged model; and what the bench has heard from it."""
+    session, heard = Session(wb.load("tiny-mlp")), []
+    view = SpectraView(session, lambda action, value: heard.append((action, value)))
+    view.more["farms"].value = True
+    job = session.measure_spectra(extra=[name for name, button in view.more.items() if button.value])
+    job.wait()
+    view._measured(job)
+    return session, view, heard
+
+
+def test_the_whole_table_is_there_and_a_row_puts_its_layer_on_the_bench(measured):
+    session, view, heard = measured
+    heads = [head["text"] for head in view.table.heads]
+    assert {"name", "alpha", "D", "stable_rank", "alpha_farms"} <= set(heads)
+    assert all(head["title"] for head in view.table.heads)
+    assert [row[0] for row in view.table.rows] == [
+        layer.name for layer in session.model.layers if layer.role != "embed"
+    ]
+    place, table = heads.index("alpha"), session.spectra.table
+    shown = [f"{value:.4g}" if value == value else "–" for value in table["alpha"]]
+    assert [row[place] for row in view.table.rows] == shown
+    view.table._handle_custom_msg({"type": "pick", "data": view.table.rows[1][0]}, [])
+    assert heard[-1] == ("look", view.table.rows[1][0])
+    session.layer = view.table.rows[1][0]
+    view.look()
+    assert view.table.selected == view.table.rows[1][0]
+
+
+def test_columns_that_were_asked_for_can_be_pictured(measured):
+    _session, view, _heard = measured
+    assert "alpha_farms" in view.metric.options
+    assert "num_spikes" not in view.metric.options
+    view.metric.value = "alpha_farms"
+    assert "FARMS" in view.plot.spec or "alpha_farms" in view.plot.spec
+
+
+def test_spectra_of_another_variant_are_said_to_be_so(measured):
+    session, view, _heard = measured
+    assert "measure again" not in view.said.value
+    assert "wb.Spectra(model, extra=('farms',))" in session.code()
+    session.history.add(wb.apply(session.model, wb.Recipe([wb.RTN(bits=4)])))
+    view.changed()
+    assert "measured of the unchanged model" in view.said.value
+    assert "wb.Spectra" not in session.code()

@@ -29,11 +29,10 @@ from ..spectra import (
     NoiseEdge,
     Reading,
     failed_row,
-    matrices,
     overlap,
     spectrum_row,
-    spectrum_row_of,
 )
+from ..spectra.columns import EXTRAS
 from ..spectra.values import as_matrix
 from .heads import check_heads, heads_in, heads_of
 from .variant import Variant
@@ -64,6 +63,7 @@ AFTER_COLUMNS = {
     "threshold": "singular value under which a direction cannot be found again in that noise; unit of the weights",
     "error_norm": "largest singular value of the error; well above edge the error is not white; unit of the weights",
     "lost": "singular values of the weight under the edge; count",
+    "lost_share": "the same as a share of all, 0 to 1, comparable across layers; no unit",
     "undetectable": "singular values of the weight under the threshold; count",
     "largest_shift": "largest change of a singular value, at most error_norm; unit of the weights",
     "left_overlap": f"mean squared cosine of the angles between the {TOP} leading output directions before and after",
@@ -76,6 +76,8 @@ AFTER_COLUMNS = {
     "after_effective_rank": "effective_rank of the compressed weight",
     "after_log_norm": "log_norm of the compressed weight",
 }
+
+KEPT = ("alpha", "D", "alpha_hill", "stable_rank", "effective_rank", "log_norm")
 
 Made = Callable[[Layer], tuple[CompressedWeight, str] | None]
 
@@ -102,6 +104,7 @@ def spectra_frame(rows: list[dict[str, Any]], reading: Reading, name: str) -> pd
     import pandas as pd
 
     told = {**SPECTRA_COLUMNS, **reading.columns, **AFTER_COLUMNS}
+    told |= {f"after_{name}": f"{name} of the compressed weight" for name in _extras(reading)}
     some = set().union(*(row.keys() for row in rows)) if rows else set()
     columns = [column for column in told if column in some]
     frame = pd.DataFrame(rows, columns=columns)
@@ -225,7 +228,7 @@ def _rows(
             if compressed is not None:
                 label, copies = compressed[1], heads_in(model, layer, compressed[0].dequantize())
             for (role, head, part), copy in zip_longest(parts, copies):
-                after = {} if copy is None else _after(part, copy[2], label)
+                after = {} if copy is None else _after(part, copy[2], label, reading)
                 yield {"role": role, "head": head, **spectrum_row(part, reading), **after}
         elif compressed is None:
             yield spectrum_row(_shaped(layer, stored), reading)
@@ -233,7 +236,7 @@ def _rows(
             w, copy = layer.to_matrix(stored), compressed[0].dequantize()
             yield {
                 **spectrum_row(_shaped(layer, stored), reading),
-                **_after(w, copy, compressed[1], layer, reading),
+                **_after(w, copy, compressed[1], reading, layer),
             }
     except (Refused, RuntimeError, OSError, MemoryError, np.linalg.LinAlgError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -257,27 +260,30 @@ def _shaped(layer: Layer, stored: Tensor) -> Tensor | Matrices:
     return stored if "convolution" in layer.note else layer.to_matrix(stored)
 
 
+def _extras(reading: Reading) -> list[str]:
+    """The columns that were asked for beside the usual ones."""
+    return [name for extra in reading.extra for name in EXTRAS[extra]]
+
+
 def _after(
-    w: Any, copy: Any, method: str, layer: Layer | None = None, reading: Reading = PLAIN
+    w: Any, copy: Any, method: str, reading: Reading, layer: Layer | None = None
 ) -> dict[str, Any]:
     """What a layer [out, in] and its compressed copy have to say of each other; a convolution's noise edge and angles
     are of its one matrix [out, in * height * width], those of stacked experts of the stack."""
     found = NoiseEdge.measure(w, copy)
     if layer is not None and len(layer.stored) > 2:
-        row = spectrum_row(_shaped(layer, layer.to_tensor(copy)), Reading(conv=reading.conv))
+        row = spectrum_row(_shaped(layer, layer.to_tensor(copy)), reading)
     else:
-        row = spectrum_row_of(ESD.of(found.after, found.shape), PLAIN, matrices(copy))
+        row = spectrum_row(copy, reading, ESD.of(found.after, found.shape))
     turned = overlap(w, copy, TOP)
-    kept = {
-        f"after_{name}": row[name]
-        for name in ("alpha", "D", "alpha_hill", "stable_rank", "effective_rank", "log_norm")
-    }
+    kept = {f"after_{name}": row[name] for name in (*KEPT, *_extras(reading)) if name in row}
     return {
         "method": method,
         "edge": found.edge,
         "threshold": found.threshold,
         "error_norm": found.error_norm,
         "lost": found.lost,
+        "lost_share": found.lost / max(1, len(found.before)),
         "undetectable": found.undetectable,
         "largest_shift": found.largest_shift,
         "left_overlap": turned.left_overlap,

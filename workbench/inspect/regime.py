@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..engine.regime import Regime, Sequences, train_regimes
 from ..errors import Refused, near
-from ..jobs import Job
+from ..jobs import Job, in_cell
 from ..spectra.bandlimited import FEATURES, RIDGE, SWEEP_COLUMNS, circle_residual, sweep
 from .view import Viewable
 
@@ -51,6 +51,7 @@ class RichLazy(Viewable):
         self.steps, self.rate = steps, rate
         self._found: Regime | None = None
 
+    @in_cell("rich and lazy")
     def compute(self, job: Job | None = None) -> RichLazy:
         if self._found is None:
             self._found = train_regimes(
@@ -131,6 +132,7 @@ class Bandlimited(Viewable):
         self.features, self.ridge = features, ridge
         self._table: pd.DataFrame | None = None
 
+    @in_cell("bandlimited weights")
     def compute(self, job: Job | None = None) -> Bandlimited:
         if self._table is None:
             rows = sweep(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..methods import METHODS, Method, Statistics, parameters_of
 from ..model import Layer, Model
 from . import session_file
 from .comparison import MOST, Comparison
+from .curves import Curve
 from .error_map import ErrorMap
 from .networks import Networks, names_in
 from .outliers import Channels
@@ -89,6 +90,7 @@ class Session:
         self.pinned: list[Method] = []  # for comparison beside each other, the oldest first
         self.sensitivity: Sensitivity | None = None
         self.spectra: Spectra | None = None
+        self.curve: type[Curve] | None = None  # the chart under the map, where there is one
         self.networks: Networks | None = None
         self._begun: Networks | None = None  # whose measuring was cancelled
 
@@ -259,13 +261,16 @@ class Session:
 
         return Job(work, "sensitivity").start()
 
-    def measure_spectra(self) -> Job:
+    def measure_spectra(self, *, extra: Sequence[str] = (), heads: bool = False, conv: str = "slices") -> Job:
         """The spectra of the layers that the selector names, of the variant on the bench and the model before it, in a
-        job. What is known when it is cancelled stays in `spectra`."""
+        job; `extra`, `heads` and `conv` as for `Spectra`. What is known when it is cancelled stays in `spectra`."""
         variant, selector = self.history.variant, self.selector
 
         def work(job: Job) -> Spectra:
-            found = self.spectra = Spectra(variant if variant.weights else self.model, selector, begin=False)
+            subject = variant if variant.weights else self.model
+            found = self.spectra = Spectra(
+                subject, selector, extra=tuple(extra), heads=heads, conv=conv, begin=False
+            )
             return found.measure(job)
 
         return Job(work, "spectra").start()
@@ -413,10 +418,9 @@ class Session:
     # Out of the bench
 
     def code(self) -> str:
-        """The Python of what is on the screen: load, the layer under the method, the active variant, its measures,
-        the networks beside it."""
-        beside = self.networks.code(self.data) if self.networks is not None else []
-        return session_file.code(self) + "".join(f"{line}\n" for line in beside)
+        """The Python of what is on the screen: load, the layer under the method, its curve, the active variant, its
+        measures, the spectra of all layers, the networks beside it."""
+        return session_file.code(self)
 
     def save(self, path: str | os.PathLike = "session.json") -> Path:
         """Write what is needed to come back after the kernel has ended: model, layer, method, selector, and the

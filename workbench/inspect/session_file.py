@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def code(session: Session) -> str:
-    """Load, the layer under the method, the active variant, its measures."""
+    """Load, the layer under the method, its curve, the active variant, its measures, spectra, other networks."""
     target = _address(session.model)
     load = f"wb.load({target!r})" if target else f"wb.load(network)  # {session.model.name}, in memory"
     lines = [
@@ -32,9 +32,42 @@ def code(session: Session) -> str:
         f"errors = wb.inspect.layer(model, {session.layer.name!r}, method)",
         "print(errors.to_string(index=False))",
     ]
+    lines += _curve_code(session)
     if session.history.variant.recipe.steps:
         lines += _variant_code(session)
+    lines += _spectra_code(session)
+    if session.networks is not None:
+        lines += session.networks.code(session.data)
     return "\n".join(lines) + "\n"
+
+
+def _curve_code(session: Session) -> list[str]:
+    """The curve under the map; of a method that asks for statistics, of the layer that it alone has changed."""
+    if session.curve is None:
+        return []
+    made = "method.compress(w)"
+    lines = ["", "# the curve under the map", f"w = model.base_weight({session.layer.name!r})"]
+    if session.method.needed or session.method.works_on == "block":
+        lines += [
+            'calibration = wb.evaluation(model, part="calibration").inputs_only()',
+            f"step = wb.Step(method, {session.layer.name!r})",
+            "alone = wb.apply(model, wb.Recipe([step]), calibration=calibration)",
+        ]
+        made = f"alone.weights[{session.layer.name!r}]"
+    return [*lines, f"wb.inspect.{session.curve.__name__}(w, {made}, {session.layer.name!r}).figure().show()"]
+
+
+def _spectra_code(session: Session) -> list[str]:
+    found, variant = session.spectra, session.history.variant
+    if found is None or found.subject is not (variant if variant.weights else session.model):
+        return []  # of another variant than the one on the screen
+    return [
+        "",
+        "# the spectra of all layers",
+        f"spectra = {found.code}",
+        "print(spectra.table.to_string(index=False))",
+        "spectra.figure().show()",
+    ]
 
 
 def _variant_code(session: Session) -> list[str]:

@@ -50,8 +50,7 @@ def interactive() -> bool:
 @contextmanager
 def _line(name: str) -> Iterator[Job]:
     """A running job that is shown; the line is gone when the work has ended."""
-    from IPython.display import HTML, display
-
+    page = sys.modules["IPython"].display  # of the kernel that runs this; this room needs no notebook
     job, handle, last = Job(lambda _job: None, name), None, 0.0
 
     def show(changed: Job) -> None:
@@ -60,9 +59,9 @@ def _line(name: str) -> Iterator[Job]:
             return
         last = time.monotonic()
         if handle is None:
-            handle = display(HTML(_said(changed)), display_id=True)
+            handle = page.display(page.HTML(_said(changed)), display_id=True)
         else:
-            handle.update(HTML(_said(changed)))
+            handle.update(page.HTML(_said(changed)))
 
     job.state, job.started = "running", time.monotonic()
     job.listen(show)
@@ -70,7 +69,7 @@ def _line(name: str) -> Iterator[Job]:
         yield job
     finally:
         if handle is not None:
-            handle.update(HTML(""))
+            handle.update(page.HTML(""))
 
 
 def _said(job: Job) -> str:

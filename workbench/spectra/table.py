@@ -11,6 +11,7 @@ What differs on purpose:
 - the entropy of a matrix of rank one is 0 (there about -1);
 - of a convolution `sv_min` is the smallest singular value (there the largest of the slices' smallest), and N stays the
   larger dimension (there N and M are exchanged where the kernel has an even number of places);
+- where that fit and the bulk of the median eigenvalue are far apart, its numbers stand and `mp_doubt` says so;
 - random orders come from a seed.
 """
 
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from workbench.errors import Refused
+from workbench.errors import Refused, near
 from workbench.spectra.alternatives import best_tail, compare_tails
-from workbench.spectra.bulk import fit_bulk
+from workbench.spectra.bulk import doubt, fit_bulk, median_bulk
 from workbench.spectra.columns import COLUMNS, EXTRAS
 from workbench.spectra.esd import EPS, ESD, esd
 from workbench.spectra.farms import check_windows, farms
@@ -48,23 +49,30 @@ OVER_TRAINED, UNDER_TRAINED = 2.0, 6.0
 @dataclass(frozen=True)
 class Reading:
     """How a row is computed. `conv`: how a convolution becomes matrices ("slices", "im2col"). `extra`: names in EXTRAS,
-    in any order. `rows`, `ratio`, `windows`, `estimator`: of FARMS. `seed`: of the random orders."""
+    in any order, or a text of them with commas between. `rows`, `ratio`, `windows`, `stride`, `estimator`: of FARMS;
+    with a `stride` there is a window every so many rows and columns, and `windows` says nothing. `seed`: of the random
+    orders."""
 
     conv: str = "slices"
-    extra: tuple[str, ...] = ()
+    extra: tuple[str, ...] | str = ()
     rows: int = 100
     ratio: float = 1.0
     windows: int = 10
     estimator: str = "median"
     seed: int = 0
+    stride: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.extra, str):
+            names = tuple(name.strip() for name in self.extra.split(",") if name.strip())
+            object.__setattr__(self, "extra", names)
         if unknown := [name for name in self.extra if name not in EXTRAS]:
             raise Refused(
-                f"spectra: there are no extra columns {unknown[0]!r}; there are {', '.join(EXTRAS)}"
+                f"spectra: there are no extra columns {unknown[0]!r}{near(unknown[0], EXTRAS)}; there are "
+                f"{', '.join(EXTRAS)}"
             )
         check_reading(self.conv)
-        check_windows(self.rows, self.ratio, self.windows, None, self.estimator)
+        check_windows(self.rows, self.ratio, self.windows, self.stride, self.estimator)
         if self.seed < 0:
             raise Refused(f"spectra: seed {self.seed} of the random orders is under 0; take 0 or more")
 
@@ -82,9 +90,11 @@ class Reading:
 PLAIN = Reading()
 
 
-def spectrum_row(w: Matrix | Matrices, reading: Reading = PLAIN) -> dict[str, Value]:
+def spectrum_row(
+    w: Matrix | Matrices, reading: Reading = PLAIN, known: ESD | None = None
+) -> dict[str, Value]:
     """Every column of `reading` for w [out, in] or a convolution [out, in, height, width], a torch tensor or numpy
-    array of floats; or for `Matrices`, of which the eigenvalues are pooled.
+    array of floats; or for `Matrices`, of which the eigenvalues are pooled. `known`: its ESD, where somebody has it.
 
     A weight that allows no fit, or holds NaN or Inf, gives NaN where there is no value and the reason in `reason`, so
     that one odd layer never costs the table of a model. Raises `Refused` only for what is no weight matrix: a vector,
@@ -93,7 +103,7 @@ def spectrum_row(w: Matrix | Matrices, reading: Reading = PLAIN) -> dict[str, Va
         read = w if isinstance(w, Matrices) else matrices(w, reading.conv)
     except NotFinite:
         return failed_row(w.shape, "weights are NaN or Inf", reading)
-    row = spectrum_row_of(esd(read), reading, read)
+    row = spectrum_row_of(known or esd(read), reading, read)
     if "farms" in reading.extra and read.M:
         row |= _farms(w, reading, str(row["reason"]))
     return row
@@ -136,8 +146,17 @@ def spectrum_row_of(found: ESD, reading: Reading = PLAIN, read: Matrices | None 
             fit = fit_tail(found.eigenvalues)
     except Refused as refused:
         # The reason is the sentence's first half; the way out is for a person at a prompt, not for a table.
-        return _row(reading, {**columns, **_detX(found, reading, None)}, str(refused).split("; ")[0])
-    tail = {**_tail(fit, found), **_detX(found, reading, fit), **_others(found, reading, fit)}
+        return _row(
+            reading,
+            {**columns, **_hill(found, read), **_peak(found, reading, read), **_detX(found, reading, None)},
+            str(refused).split("; ")[0],
+        )
+    tail = {
+        **_tail(fit, found),
+        **_peak(found, reading, read),
+        **_detX(found, reading, fit),
+        **_others(found, reading, fit),
+    }
     return _row(reading, {**columns, **tail})
 
 
@@ -204,6 +223,17 @@ def _tail(fit: TailFit, found: ESD) -> dict[str, Value]:
     }
 
 
+def _hill(found: ESD, read: Matrices | None) -> dict[str, Value]:
+    """alpha_hill where the tail has no fit: it knows no threshold, so weights may be as small as they like."""
+    try:
+        fit = hill(found.eigenvalues, least=LEAST)
+        if read is not None and not found.sure(fit.xmin):
+            fit = hill(esd(read, exact=True).eigenvalues, least=LEAST)
+    except Refused:
+        return {}
+    return {"alpha_hill": fit.alpha}
+
+
 def _bulk(found: ESD, reading: Reading) -> dict[str, Value]:
     if "mp" not in reading.extra:
         return {}
@@ -215,9 +245,12 @@ def _bulk_columns(eigenvalues: np.ndarray, found: ESD) -> dict[str, Value]:
     that is no fit."""
     if len(eigenvalues) < LEAST:
         return {"mp_problem": f"{len(eigenvalues)} eigenvalues, and a bulk needs {LEAST}"}
-    bulk = fit_bulk(eigenvalues, found.N, found.M)
+    bulk, median = (fit(eigenvalues, found.N, found.M) for fit in (fit_bulk, median_bulk))
+    own: dict[str, Value] = {"bulk_max_median": median.high, "spikes_median": median.spikes}
+    if median.problem:
+        own = {}
     if bulk.problem:
-        return {"W_scale": bulk.scale, "mp_problem": bulk.problem}
+        return {"W_scale": bulk.scale, "mp_problem": bulk.problem, **own}
     return {
         "num_spikes": bulk.spikes,
         "sigma_mp": bulk.sigma,
@@ -226,6 +259,8 @@ def _bulk_columns(eigenvalues: np.ndarray, found: ESD) -> dict[str, Value]:
         "bulk_max": bulk.high,
         "bulk_min": bulk.low,
         "mp_problem": "",
+        **own,
+        "mp_doubt": doubt(bulk, median, len(eigenvalues)),
     }
 
 
@@ -270,11 +305,24 @@ def _detX(found: ESD, reading: Reading, fit: TailFit | None) -> dict[str, Value]
     return columns
 
 
+def _peak(found: ESD, reading: Reading, read: Matrices | None) -> dict[str, Value]:
+    """The columns of the Hill estimator from near the peak of the spectrum on; none where it has no tail."""
+    if "peak" not in reading.extra:
+        return {}
+    try:
+        fit = hill(found.eigenvalues, "peak")
+        if read is not None and not found.sure(fit.xmin):
+            fit = hill(esd(read, exact=True).eigenvalues, "peak")
+    except Refused:
+        return {}
+    return {"alpha_peak": fit.alpha, "D_peak": fit.D, "xmin_peak": fit.xmin}
+
+
 def _others(found: ESD, reading: Reading, fit: TailFit) -> dict[str, Value]:
     if "tails" not in reading.extra:
         return {}
     others = compare_tails(found.eigenvalues, fit)
-    cut, exponential = others["truncated_power_law"], others["exponential"]
+    cut, exponential, lognormal = (others[name] for name in ("truncated_power_law", "exponential", "lognormal"))
     return {
         "best_fit": best_tail(others),
         "Lambda": cut.parameters["Lambda"],
@@ -283,6 +331,8 @@ def _others(found: ESD, reading: Reading, fit: TailFit) -> dict[str, Value]:
         "p_TPL": cut.p,
         "R_exponential": exponential.R,
         "p_exponential": exponential.p,
+        "R_lognormal": lognormal.R,
+        "p_lognormal": lognormal.p,
     }
 
 
@@ -290,7 +340,12 @@ def _farms(w: Matrix | Matrices, reading: Reading, reason: str) -> dict[str, Val
     """`reason`: why the whole matrix has no fit; where it has one the reason is FARMS' own."""
     try:
         found = farms(
-            w, rows=reading.rows, ratio=reading.ratio, windows=reading.windows, estimator=reading.estimator
+            w,
+            rows=reading.rows,
+            ratio=reading.ratio,
+            windows=reading.windows,
+            stride=reading.stride,
+            estimator=reading.estimator,
         )
     except Refused as refused:
         return {} if reason else {"reason": "FARMS: " + str(refused).split("; ")[0]}
@@ -301,7 +356,7 @@ def _farms(w: Matrix | Matrices, reading: Reading, reason: str) -> dict[str, Val
     }
 
 
-TEXT = ("warning", "reason", "mp_problem", "rand_mp_problem", "best_fit", "farms_window")
+TEXT = ("warning", "reason", "mp_problem", "mp_doubt", "rand_mp_problem", "rand_mp_doubt", "best_fit", "farms_window")
 
 
 def _row(reading: Reading, columns: dict[str, Value], reason: str = "") -> dict[str, Value]:

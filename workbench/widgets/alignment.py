@@ -9,10 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import ipywidgets as ipw
 import plotly.graph_objects as go
-import traitlets
 
 from ..errors import Refused
 from ..figures import note_figure
@@ -21,6 +19,7 @@ from ..inspect.alignment import GAMMA, MERGE_COLUMNS, NETWORK_COLUMNS, memory
 from ..inspect.networks import check_known, names_in, siblings
 from ..jobs import Job, Latest
 from .job_view import JobView
+from .layer_table import LayerTable
 from .numbers import number, percent, size
 from .parts import line, small_button
 from .plot import Plot
@@ -46,22 +45,6 @@ LEGEND = (
     f"R is 1 where the singular directions of both networks coincide; leading: those with s ≥ {GAMMA} s₁. "
     "A row puts its layer on the bench."
 )
-
-
-class LayerTable(anywidget.AnyWidget):
-    """Rows of text under `heads` and `groups` of them; `hear(name)` is called with the first cell of a chosen row."""
-
-    _esm = Path(__file__).with_name("alignment.js")
-    _css = Path(__file__).with_name("alignment.css")
-    label = traitlets.Unicode("").tag(sync=True)
-    groups = traitlets.List([]).tag(sync=True)
-    heads = traitlets.List([]).tag(sync=True)
-    rows = traitlets.List([]).tag(sync=True)
-    selected = traitlets.Unicode("").tag(sync=True)
-
-    def __init__(self, hear: Callable[[str], None], **keywords: Any):
-        super().__init__(**keywords)
-        self.on_msg(lambda _widget, content, _buffers: hear(content["data"]))
 
 
 class AlignmentView(ipw.VBox):

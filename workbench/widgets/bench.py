@@ -104,7 +104,7 @@ class Bench(ipw.VBox):
         self.curve_choice = ipw.ToggleButtons(options=[*CURVES, "inputs", "speed"], value="spectrum")
         self.curve_choice.style.button_width = "auto"
         self.plot = Plot(height=176)
-        self.speed = SpeedView()
+        self.speed = SpeedView(session=session)
         self.controls = MethodControls(session.method, self._set_method)
         self.numbers = ipw.HTML()
         self.selector = ipw.Combobox(
@@ -174,7 +174,7 @@ class Bench(ipw.VBox):
         note = f"<div>{escape(layer.note)}</div>" if layer.note else ""
         facts = f"{layer.shape[0]} × {layer.shape[1]} · {dtype} · role {layer.role}"
         self.layer_info.value = f"<b>{escape(layer.name)}</b><div>{facts}</div>{note}"
-        self.speed.look((16, layer.shape[0], layer.shape[1]))
+        self.speed.look((self.speed.shape[0], *layer.shape))
         self._update()
         self.results.look()
 
@@ -227,6 +227,7 @@ class Bench(ipw.VBox):
                 self._draw_curve()
                 self._follow()
             self.controls.refuse("")
+            self.speed.take(part)
             # What is still being measured keeps its last value, in grey.
             self._numbers = {**self._numbers, **part.numbers}
             self.numbers.value = layer_numbers(self._numbers, self.session.why_not if self._knows_why else "")
@@ -253,6 +254,10 @@ class Bench(ipw.VBox):
 
     def _draw_curve(self) -> None:
         speed = self.curve_choice.value == "speed"
+        curve = CURVES.get(str(self.curve_choice.value))
+        if curve is not self.session.curve:
+            self.session.curve = curve
+            self._show_code()
         self.plot.layout.display = "none" if speed else None
         self.speed.layout.display = None if speed else "none"
         if not speed:
@@ -376,6 +381,7 @@ class Bench(ipw.VBox):
             self.header.numbers = model_numbers(history.variant.measures)
             self.header.can_undo, self.header.can_redo = history.can_undo, history.can_redo
         self.results.show_tried()
+        self.speed.offer()
         if self.map_choice.value in ("variant", "bits"):
             self._colour()
         self._planner.request(None)

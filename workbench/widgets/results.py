@@ -106,6 +106,7 @@ class Results(ipw.VBox):
     def look(self) -> None:
         """Another layer is on the bench."""
         self.show_beside()
+        self.spectra.look()
         if self.shown == "two networks":
             self.networks.look()
 
@@ -151,6 +152,7 @@ class Results(ipw.VBox):
                  "bits_per_weight": m["bits_per_weight"], "kl": m["kl"]}
             )  # fmt: skip
         self.pareto.show(pareto_figure(points, active, theme=self.theme))
+        self.spectra.changed()
 
     # Methods side by side
 
