@@ -223,3 +223,18 @@ def test_what_is_not_there_is_refused(pair, networks):
         MergedNetworks(networks[:1])
     with pytest.raises(Refused, match="different architectures"):
         TwoNetworks(networks[0], wb.load("tiny-vit")).compute()
+
+
+def test_networks_are_taken_by_name_and_what_is_none_is_refused():
+    pair = wb.TwoNetworks("tiny-mlp", "tiny-mlp-b", points=3)
+    assert (pair.a.name, pair.b.name) == ("tiny-mlp", "tiny-mlp-b")
+    assert wb.load(pair.a) is pair.a
+    assert [m.name for m in wb.MergedNetworks(["tiny-mlp", "tiny-mlp-b"]).models] == [
+        "tiny-mlp",
+        "tiny-mlp-b",
+    ]
+    variant = wb.apply(pair.a, wb.Recipe([wb.RTN(bits=4)]))
+    with pytest.raises(Refused, match="not Variant"):
+        wb.TwoNetworks(pair.a, variant)
+    with pytest.raises(Refused, match="'tiny-mlp' is one network: give a list"):
+        wb.MergedNetworks("tiny-mlp")

@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -38,9 +38,11 @@ TOKENIZER_FILES = (
 _BUILDING = threading.Lock()
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
+Openable: TypeAlias = str | os.PathLike | nn.Module | Model
+
 
 def load(
-    what: str | os.PathLike | nn.Module,
+    what: Openable,
     *,
     name: str | None = None,
     tokenizer: Any = None,
@@ -50,11 +52,14 @@ def load(
 
     `what`: an embedded name ("tiny-llama"; see `workbench zoo`), a directory with config.json and safetensors, a
     hub id ("org/name"), a .safetensors file or .safetensors.index.json, or a torch module (copied when it is
-    first run, never changed). `tokenizer` and `task` are for modules, where nothing tells them.
+    first run, never changed); a Model is returned as it is. `tokenizer` and `task` are for modules, where nothing
+    tells them.
 
     Raises Refused where it cannot be opened safely: pickles, truncated or lying files, missing shards, unknown
     names.
     """
+    if isinstance(what, Model):
+        return what
     if isinstance(what, nn.Module):
         return _from_module(what, name, tokenizer, task)
     try:

@@ -4,6 +4,7 @@ the mean of several.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from .view import Viewable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from ..files.load import Openable
 
 IMAGES, WINDOWS = 1000, 4  # that the loss is measured on, at every point of a line
 CELLS = 128  # of a picture of a matrix, along each side at most
@@ -58,14 +61,14 @@ class TwoNetworks(Viewable):
     """Two networks of one architecture. `compute` matches the units of b to those of a and walks the line between them
     twice, `measure` looks at the layers as well; the figure and the tables do so themselves when they are first asked.
 
-    data: what the loss is measured on, by default 1,000 embedded images or 4 windows of text. points: of each line.
-    orders: of the groups that matching tries.
+    a, b: models, or what `workbench.load` takes. data: what the loss is measured on, by default 1,000 embedded images
+    or 4 windows of text. points: of each line. orders: of the groups that matching tries.
     """
 
     def __init__(
         self,
-        a: Model,
-        b: Model,
+        a: Openable,
+        b: Openable,
         *,
         data: Evaluation | None = None,
         points: int = engine.POINTS,
@@ -75,8 +78,11 @@ class TwoNetworks(Viewable):
         engine.check_points(points)
         if orders < 1:
             raise Refused(f"{orders} orders of the groups is none to try; take 1 or more")
-        self.a, self.b, self.points, self.orders, self.seed = a, b, points, orders, seed
-        self.data = data if data is not None else _data(a)
+        from ..files.load import load
+
+        self.a, self.b = load(a), load(b)
+        self.points, self.orders, self.seed = points, orders, seed
+        self.data = data if data is not None else _data(self.a)
         self._aligned: Aligned | None = None
         self._lines: dict[str, pd.DataFrame] = {}
         self._directions: dict[str, tuple[VectorAlignment, VectorAlignment]] = {}
@@ -310,12 +316,16 @@ class MergedNetworks(Viewable):
     computed before the table, the figure or `merged` is asked for."""
 
     def __init__(
-        self, models: Sequence[Model], *, data: Evaluation | None = None, seed: int = 0, rounds: int = 20
+        self, models: Sequence[Openable], *, data: Evaluation | None = None, seed: int = 0, rounds: int = 20
     ):
+        from ..files.load import load
+
+        if isinstance(models, str | os.PathLike):
+            raise Refused(f"{models!r} is one network: give a list of two or more")
         if len(models) < 2:
             raise Refused(f"{len(models)} model is nothing to merge: give two or more of one architecture")
-        self.models, self.seed, self.rounds = list(models), seed, rounds
-        self.data = data if data is not None else _data(models[0])
+        self.models, self.seed, self.rounds = [load(model) for model in models], seed, rounds
+        self.data = data if data is not None else _data(self.models[0])
         self._found: tuple[pd.DataFrame, Model, list[float]] | None = None
 
     @in_cell("merging")

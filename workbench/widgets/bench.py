@@ -58,11 +58,9 @@ class Bench(ipw.VBox):
         layer: str | None = None,
         method: Method | None = None,
     ):
-        if not isinstance(model, Model | Session):
-            from ..files.load import load
+        from ..files.load import load
 
-            model = load(model)
-        self.session = model if isinstance(model, Session) else Session(model, data, layer, method)
+        self.session = model if isinstance(model, Session) else Session(load(model), data, layer, method)
         self.theme = "light"
         self._numbers: dict[str, float | None] = {}
         self._followed: Method | None = None  # the method that map and plan are of
