@@ -19,12 +19,14 @@ from . import __version__
 from .errors import Refused
 from .shell.alignment import align
 from .shell.design import design
+from .shell.emulate import emulate
 from .shell.mobilequant import mobilequant
 from .shell.options import CALIBRATION, JSON, KEEP, MODEL, PREFIX, RECIPE, TEXT, THE_RECIPE
 from .shell.outliers import outliers
 from .shell.report import Report, Table, cell, progress, run_job, verb
 from .shell.sensitivity import sensitivity
 from .shell.spectra import spectra
+from .shell.speed import speed
 from .shell.work import (
     evaluation_data,
     folded,
@@ -287,59 +289,8 @@ app.command()(verb(outliers))
 
 
 app.command()(verb(spectra))
-
-
-@app.command()
-@verb
-def speed(
-    kernel: Annotated[str, typer.Option(metavar="GLOB", help="which kernels")] = "*",
-    shape: Annotated[str, typer.Option(metavar="MxNxK", help="of C[M,N] = A[M,K] B[K,N]")] = "512x512x512",
-    record: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="keep the document here, as JSON")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds, if the time allows")] = 7,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="of torch; most of our CPU kernels have one")
-    ] = None,
-    as_json: JSON = False,
-) -> Report:
-    """Check, compile and time the kernels of one matrix product."""
-    from . import speed
-    from .speed.record import writable
-    from .speed.roofline import limits_here
-
-    if record is not None:
-        writable(record)
-    if threads is not None:
-        import torch
-
-        # once, before the first product: a change between products costs torch more than half its speed
-        torch.set_num_threads(threads)
-    with progress("timing") as tell:
-        frame = speed.measure(shape, kernel, rounds, progress=tell)
-    document = speed.document(frame)
-    if record is not None:
-        speed.record(frame, record, limits_here())
-    columns = [
-        "kernel",
-        "device",
-        "shape",
-        "bits",
-        "seconds",
-        "seconds_hot",
-        "gflops",
-        "gbps",
-        "of_bandwidth",
-    ]
-    columns += ["ratio", "verdict", "baseline", "relative_error", "weight_error"]
-    columns += ["registers", "shared_bytes", "where", "note"]
-    rows = document["kernels"]
-    columns = [name for name in columns if any(row[name] not in (None, "") for row in rows)]  # no empty ones
-    told = ("seconds", "seconds_hot", "gflops", "gbps", "of_bandwidth", "ratio", "verdict")
-    caption = "\n".join(
-        f"{name}: {speed.COLUMNS[name]}" for name in (*told, "relative_error", "weight_error")
-    )
-    return Report(document, [Table("Kernels", rows, columns, caption)])
+app.command()(verb(speed))
+app.command()(verb(emulate))
 
 
 def main() -> None:

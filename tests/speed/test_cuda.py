@@ -19,7 +19,19 @@ from workbench.errors import Refused
 from workbench.grid import Scheme
 from workbench.grid.grids import IntGrid
 from workbench.grid.inputs import InputQuantizer
-from workbench.speed import Kernel, check, cuda, kernels, measure, ops, run_layer, tma, vendor
+from workbench.speed import (
+    Kernel,
+    by_gemlite,
+    by_triton,
+    check,
+    cuda,
+    kernels,
+    measure,
+    ops,
+    run_layer,
+    tma,
+    vendor,
+)
 from workbench.speed.cpu.operands import quantized
 from workbench.speed.kernel import TensorMap
 from workbench.speed.pack import cuda as gpu_pack
@@ -127,6 +139,8 @@ def cupy(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(RawModule, "launches", [])
+    for others in (by_triton, by_gemlite):  # whether they are installed here must not matter to these tests
+        monkeypatch.setattr(others, "baselines", lambda sets: [])
     return fake
 
 
@@ -183,6 +197,24 @@ def test_kernels_of_other_types_have_their_own_baseline(monkeypatch):
     assert frame.relative_error.max() < 1e-6
     # Rows of 70 elements of bf16 are 140 bytes; this kernel wants them at multiples of 16.
     assert {launch[4] for launch in RawModule.launches} == {((33, 72), (65, 72), (33, 65))}
+
+
+@pytest.mark.usefixtures("cupy", "compiler")
+def test_a_package_that_is_not_installed_is_a_row_that_says_so(monkeypatch):
+    def refuse():
+        raise Refused("triton is not installed: pip install triton")
+
+    monkeypatch.setattr(vendor, "gemm", gemm)
+    monkeypatch.setattr(by_triton, "baselines", lambda sets: [("triton-fp16", refuse)])
+    frame = measure("3x40x256", "w4_mma,w4_naive", rounds=1).set_index("kernel")
+    assert frame["where"].to_dict() == {
+        "w4_mma": "measured",
+        "w4_naive": "measured",
+        "cublas-fp16": "measured",
+        "triton-fp16": "skipped",
+    }
+    assert frame.note["triton-fp16"] == "triton is not installed: pip install triton"
+    assert frame.bits["triton-fp16"] == 16
 
 
 @pytest.mark.usefixtures("cupy", "compiler")

@@ -24,8 +24,12 @@ def test_every_synchronisation_of_a_right_kernel_is_a_row():
     assert list(frame["line"]) == [one.line for one in emulator.mutants(kernels()["fp32_tiled"])]
     assert frame["caught"].tolist() == [True, True]
     assert list(frame.columns) == list(fuzz.MUTANT_COLUMNS)
-    assert steps[:5] == [f"the whole kernel, {one}" for one in emulator.SCHEDULES]
-    assert steps[5] == f"without line {frame['line'][0]}, forward"
+    assert steps[:6] == [f"the whole kernel, {one}" for one in fuzz.CHECKS]
+    # the first schedule sees it, and then it is looked for the two threads
+    line = frame["line"][0]
+    assert steps[6:8] == [f"without line {line}, forward", f"without line {line}, races"]
+    assert frame["by"][0] == "forward"
+    assert frame["message"][0].startswith("race: block (0, 0, 0), thread (1, 0, 0): writes a_tile[0][1]")
 
 
 def test_mutants_of_a_wrong_kernel_are_refused():

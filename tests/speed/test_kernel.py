@@ -8,7 +8,8 @@ from workbench.errors import Refused
 from workbench.inspect import KernelLab
 from workbench.speed import Kernel, kernels, measure
 from workbench.speed import kernel as kernel_module
-from workbench.speed.kernel import ARCHITECTURES, Gain, TensorMap, unreadable
+from workbench.speed.kernel import ARCHITECTURES, Draft, Gain, TensorMap, opened, unreadable
+from workbench.speed.manifest import function_of
 
 SOURCE = """// name: twice
 // idea: One sentence that goes on
@@ -238,3 +239,47 @@ def test_the_hash_changes_with_the_source_and_with_our_headers(monkeypatch, tmp_
     before = Kernel.parse(including).hash
     (tmp_path / "inner.cuh").write_text("// two")
     assert Kernel.parse(including).hash != before
+
+
+# One's own
+
+
+OWN = """extern "C" __global__ void mine(const float* A, const float* B, float* C, int M, int N, int K) {
+    const int column = blockIdx.x * 16 + threadIdx.x, row = blockIdx.y * 16 + threadIdx.y;
+    if (row >= M || column >= N) return;
+    float sum = 0.0f;
+    for (int k = 0; k < K; ++k) sum += A[row * K + k] * B[k * N + column];
+    C[row * N + column] = sum;
+}
+"""
+
+
+@pytest.mark.parametrize("before", ["", "// the first kernel that I wrote\n", "#include <cuda_fp16.h>\n"])
+def test_a_source_without_a_header_is_a_draft(before, tmp_path):
+    path = tmp_path / "anything.cu"
+    path.write_text(before + OWN)
+    for one in (opened(before + OWN), opened(path), opened(str(path))):
+        assert isinstance(one, Draft)
+        assert (one.name, one.source) == ("mine", before + OWN)
+
+
+def test_what_is_missing_is_refused_with_lines_to_copy_that_work():
+    with pytest.raises(Refused, match=r"mine\.cu:1: no header says how it is launched") as refusal:
+        Kernel.parse(OWN, where="mine.cu")
+    header = str(refusal.value).partition(":\n")[2]
+    kernel = Kernel.parse(f"{header}\n\n{OWN}", where="mine.cu")
+    assert kernel.launch(33, 17, 5)[:2] == ((2, 3, 1), (16, 16, 1))
+    assert isinstance(opened(f"{header}\n\n{OWN}"), Kernel)
+    some = "\n".join(line for line in header.splitlines() if "grid" not in line and "block" not in line)
+    with pytest.raises(
+        Refused, match=r"does not say grid, block \(.*such as:\n// grid: ceil.*\n// block: 16, 16$"
+    ):
+        Kernel.parse(f"{some}\n\n{OWN}", where="mine.cu")
+
+
+def test_a_function_is_found_behind_its_launch_bounds():
+    assert function_of('extern "C" __global__ void __launch_bounds__(64, 2) twice(float* A) {}') == "twice"
+    assert function_of("__global__ void\nthrice(float* A) {}") == "thrice"
+    assert function_of("__device__ int f(int x) { return x; }") is None
+    with pytest.raises(Refused, match="no __global__ function in it"):
+        opened("int f(int x) {\n}")

@@ -17,14 +17,17 @@ from workbench.speed import (
     cpu,
     cxx,
     kernels,
+    lab,
     measure,
     nvrtc,
+    on_gpu,
     parse_shape,
     record,
     to_records,
 )
 from workbench.speed.cpu import Rung
 from workbench.speed.record import FORMAT, writable
+from workbench.speed.table import new_row
 from workbench.speed.time import Candidate
 
 CONTRACT = [
@@ -195,16 +198,57 @@ def test_a_product_that_would_take_too_long_is_skipped_before_it_starts():
 
 def test_progress_is_reported():
     seen = []
-    measure(
-        "4x4x4",
-        "cpu-numba-t*",
-        rounds=1,
-        budget_s=1,
-        progress=lambda done, total, what: seen.append((done, total)),
-    )
+    measure("4x4x4", "cpu-numba-t*", rounds=1, budget_s=1, progress=lambda *told: seen.append(told))
+    said = [what for *_, what in seen]
+    tried = ["cpu-torch-fp32", "cpu-numba-tiled"]
+    assert said[:4] == [
+        *(f"compiling and trying {name}, {i} of 2" for i, name in enumerate(tried, 1)),
+        *(f"checking {name}, {i} of 2" for i, name in enumerate(tried, 1)),
+    ]
     # two kernels, each also with its operands in the cache, the baseline again, the bandwidth and the empty call:
     # warmed up and timed once
-    assert seen == [(i, 14) for i in range(14)]
+    assert len(said) == 4 + 14
+    done, totals = [done for done, *_ in seen], {total for _, total, _ in seen}
+    assert done == sorted(done)  # one bar for all parts, or the forecast of the time left would jump
+    assert len(totals) == 1
+    assert done[-1] < totals.pop()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_what_compiles_is_said_before_it_compiles(monkeypatch):
+    began: list[str] = []
+    told: list[str] = []
+
+    def compiled(shape, kernel, why):
+        began.append(kernel.name)
+        return new_row(shape, kernel.name, "none", 32, "", why)
+
+    monkeypatch.setattr(on_gpu, "compile_only", compiled)
+    measure("8x8x8", "fp32_n*,fp32_t*", progress=lambda done, total, what: told.append(what))
+    assert told[0] == f"compiling {sorted(began)[0]}, 1 of {len(began)}"
+    assert len(told) == len(began)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_rows_are_given_as_they_become_known(monkeypatch):
+    monkeypatch.setattr(
+        on_gpu, "compile_only", lambda shape, kernel, why: new_row(shape, kernel.name, "none", 32, "", why)
+    )
+    given: list[list[dict]] = []
+    frame = measure("8x8x8", "cpu-numba-*,fp32_n*", rounds=3, found=given.append)
+    on_cpu = [rows for rows in given if rows[0]["kernel"].startswith("cpu-")]
+    assert [rows[0]["rounds"] for rows in on_cpu] == [1, 2, 3]  # after every round
+    assert all(row["relative_error"] is not None for row in on_cpu[0])
+    newest = {row["kernel"]: row for rows in given for row in rows}
+    assert list(newest) == frame["kernel"].tolist()
+    for row in frame.to_dict("records"):
+        assert newest[row["kernel"]]["where"] == row["where"]
+
+
+def test_a_file_that_cannot_be_read_keeps_its_row_beside_those_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(lab, "unreadable", lambda wanted: {"cpu-broken": Refused("cpu-broken.cu:2: what")})
+    frame = measure("4x4x4", "cpu-numba-t*,cpu-b*", rounds=1, budget_s=1)
+    assert frame["kernel"].tolist() == ["cpu-broken", "cpu-numba-tiled"]
 
 
 @pytest.mark.parametrize(("text", "shape"), [("4096x1x4096", (4096, 1, 4096)), (" 2 X 3×4", (2, 3, 4))])

@@ -61,7 +61,7 @@ def test_inputs_that_make_no_sense_are_refused_before_the_work(more, says, monke
 
 
 def test_a_plain_tensor_is_no_compressed_layer():
-    with pytest.raises(Refused, match=r"a compressed weight, and this is a Tensor; .*Scheme\(bits=4\)"):
+    with pytest.raises(Refused, match=r"a compressed weight, and this is a Tensor; .*RTN\(bits=4\)"):
         run_layer(W)
 
 
@@ -289,3 +289,68 @@ def test_without_a_cpp_compiler_a_layer_is_compiled_but_not_emulated(monkeypatch
     assert frame["where"][0] == "compiled only"
     assert "not emulated: no C++ compiler here" in frame.note[0]
     assert frame.relative_error.isna().all()
+
+
+# Which kernel to look at
+
+
+@pytest.mark.parametrize(
+    ("scheme", "batch", "name", "packing"),
+    [
+        (Scheme(bits=4, group_size=64), 1, "w4_split_k", "w4-lanes-64"),
+        (Scheme(bits=4, group_size=32), 8, "w4_mma", "w4-fragments-32"),
+        (Scheme(bits=4, group_size=128), 16, "w4_mma_16", "w4-fragments-128"),
+        (Scheme(bits=3, group_size=64), 16, "w3_split_k", "w3-lanes-64"),
+        (Scheme(bits=8, group_size=64), 1, "w8_gemv", "w8-64"),
+        (Scheme(format="nf4", group_size=64), 1, "nf4_registers", "nf4-lanes-64"),
+    ],
+)
+def test_the_kernel_for_a_grid_and_a_batch(scheme, batch, name, packing):
+    kernel, why = layer.kernel_for(scheme.quantize(W), batch)
+    assert (kernel.name, kernel.packing, why) == (name, packing, "")
+    assert f"constexpr int GROUP = {scheme.group_size};" in kernel.source
+
+
+@pytest.mark.parametrize(
+    ("scheme", "says"),
+    [
+        (Scheme(format="e4m3"), "no kernel reads this grid: a table of 256 values"),
+        (
+            Scheme(bits=4, group_size=40),
+            "no CUDA kernel reads these groups, the CPU's do: a scale for every 40",
+        ),
+    ],
+)
+def test_where_no_kernel_reads_a_grid_it_is_said_and_what_would(scheme, says):
+    kernel, why = layer.kernel_for(scheme.quantize(W))
+    assert kernel.name == "fp16_gemv"
+    assert why.startswith(says)
+    assert "what would fit: whole numbers of 1 to 8 bits" in why
+    assert "one scale for 32, 64 or 128 inputs" in why
+
+
+def test_quantized_inputs_and_a_scale_for_each_row_are_a_product_of_whole_numbers():
+    of_inputs = InputQuantizer(IntGrid(bits=8, signed=True))
+    compressed = replace(Scheme(bits=8, granularity="channel").quantize(W), inputs=of_inputs)
+    assert layer.kernel_for(compressed, 16)[0].name == "w8a8_mma"
+
+
+@pytest.mark.usefixtures("cpp", "no_gpu")
+def test_rows_of_a_layer_are_given_as_they_become_known_with_their_packing():
+    given, told = [], []
+    frame = run_layer(
+        made(), 2, "cpu-*", rounds=2, budget_s=1, found=given.append, progress=lambda *one: told.append(one)
+    )
+    assert [rows[0]["rounds"] for rows in given] == [1, 2]
+    packings = dict(zip(frame["kernel"], frame["packing"], strict=True))
+    assert packings["cpu-w4-dot"] == "steps"
+    assert packings["cpu-w4-lut"] == "planes"
+    assert packings["cpu-torch-fp32"] == "none"
+    assert any("checking cpu-w4-lut" in what for *_, what in told)
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+
+
+def test_several_globs_may_be_given():
+    on_cpu, on_gpu = layer._select("cpu-w4-*,w4_mma*", made(), low_bit(made()))
+    assert list(on_cpu) == ["cpu-w4-dequant", "cpu-w4-dot", "cpu-w4-lut"]
+    assert [one.name for one in on_gpu] == ["w4_mma", "w4_mma_16"]

@@ -6,10 +6,12 @@ measurement. Nothing needs a GPU but the GPU's time; where there is none, record
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,9 +21,9 @@ from ..jobs import Job
 from ..speed import Kernel, cuda, fuzz, kernels
 from ..speed.apart import measure_apart
 from ..speed.build import Build, build, parse
-from ..speed.emulator import SCHEDULES
-from ..speed.kernel import ARCHITECTURES, unreadable
+from ..speed.kernel import ARCHITECTURES, Draft, is_source, opened, unreadable
 from ..speed.ladder import ladder_table, ladders
+from ..speed.manifest import has_header
 from ..speed.occupancy import Occupancy, register_steps, shared_steps
 from ..speed.recorded import Recorded, recorded_runs
 from ..speed.roofline import COLUMNS as POINT_COLUMNS
@@ -45,7 +47,9 @@ SHEETS = ("NVIDIA H200", "NVIDIA A100-SXM4-80GB", "NVIDIA L4")  # for a roofline
 
 
 class KernelLab(Viewable):
-    """A kernel of the speed room, to read, edit and try: `KernelLab("fp32_tiled")`, or a Kernel of your own.
+    """A kernel of the speed room, to read, edit and try: `KernelLab("fp32_tiled")`; or one of your own: the path of a
+    .cu file, its source, or a `Kernel`. A source without a header is compiled and shown; to run it, a header has to say
+    how it is launched, and the refusal has one to copy.
 
     arch: what it is compiled for, by default the GPU's here, else the newest that it is for. shape: M x N x K that is
     timed and for which the launch is computed; small: the one that is emulated. Set `source`, `arch` or `shape`, and
@@ -54,19 +58,22 @@ class KernelLab(Viewable):
 
     def __init__(
         self,
-        kernel: str | Kernel = "fp32_tiled",
+        kernel: str | Path | Kernel = "fp32_tiled",
         shape: str | Sequence[int] | None = None,
         arch: str | None = None,
         *,
         small: str | Sequence[int] | None = None,
     ):
-        self.shipped = dict(kernels())
-        if isinstance(kernel, Kernel):
-            self.shipped[kernel.name] = kernel
+        self.shipped: dict[str, Kernel | Draft] = dict(kernels())
+        own = _own(kernel)
+        self._path = str(kernel) if own and not isinstance(kernel, Kernel) and own.source != kernel else None
+        if own is not None:
+            self.shipped[own.name] = own
         self._frames: dict[tuple, pd.DataFrame] = {}
         self._built: tuple[tuple, Build] | None = None
         self._asked_arch, self._asked_shape, self._asked_small = arch, shape, small
-        self.choose(kernel.name if isinstance(kernel, Kernel) else kernel)
+        self._own = own.name if own is not None else None
+        self.choose(own.name if own is not None else str(kernel))
 
     # What is on the table
 
@@ -131,7 +138,7 @@ class KernelLab(Viewable):
     def ladder(self) -> str:
         return self.shipped[self.name].ladder
 
-    def _usual_arch(self, kernel: Kernel) -> str:
+    def _usual_arch(self, kernel: Kernel | Draft) -> str:
         if self.device is not None:
             return f"{self.device.arch}a" if kernel.runs_on(f"{self.device.arch}a") else self.device.arch
         return (kernel.architectures or (kernel.architecture,))[-1]
@@ -194,20 +201,21 @@ class KernelLab(Viewable):
     # Running on the emulator
 
     def fuzz(self, job: Job | None = None, seed: int = 0) -> pd.DataFrame:
-        """The source on the CPU in five schedules, at the small shape; columns as in `speed.fuzz.SCHEDULE_COLUMNS`.
-        CompileError and Refused as in `emulator.run`."""
+        """The source on the CPU in five schedules and looked through for races, at the small shape; columns as in
+        `speed.fuzz.SCHEDULE_COLUMNS`. CompileError and Refused as in `emulator.run`."""
         frame = pd.DataFrame()
         for frame in self.fuzzing(seed):
-            if job is not None and len(frame) < len(SCHEDULES):
-                job.step(len(frame), len(SCHEDULES), f"{len(frame)} of {len(SCHEDULES)} schedules")
+            if job is not None and len(frame) < len(fuzz.CHECKS):
+                job.step(len(frame), len(fuzz.CHECKS), f"next: {fuzz.CHECKS[len(frame)]}")
         return frame
 
     def fuzzing(self, seed: int = 0) -> Iterator[pd.DataFrame]:
-        """The same table as it grows, a row more for each schedule that has ended."""
+        """The same table as it grows, a row more for each check that has ended."""
         return fuzz.schedules(self.kernel, self.small, seed)
 
     def mutants(self, job: Job | None = None, seed: int = 0) -> pd.DataFrame:
-        """Each synchronisation left out once: does a schedule see it? Columns as in `speed.fuzz.MUTANT_COLUMNS`."""
+        """Each synchronisation left out once: is it seen, and which threads race then? Columns as in
+        `speed.fuzz.MUTANT_COLUMNS`."""
         return fuzz.mutants(self.kernel, self.small, seed, step=None if job is None else job.step)
 
     # Timing
@@ -222,12 +230,18 @@ class KernelLab(Viewable):
         if what == "kernel":
             wanted = self.kernel
         elif what == "ladder":
-            wanted = ",".join(ladders()[self.ladder])
-        frame = measure_apart(
-            self.shape, wanted, rounds, budget_s=budget_s, progress=None if job is None else job.step
-        )
-        self._frames.pop((self.shape, what), None)
-        self._frames[self.shape, what] = frame
+            wanted = ",".join(ladders().get(self.ladder, ()))
+            if not wanted:
+                raise Refused(f"{self.name} stands on no ladder that is shipped; measure the kernel itself")
+        step, shape = None if job is None else job.step, self.shape
+
+        def keep(frame: pd.DataFrame) -> None:
+            self._frames.pop((shape, what), None)
+            self._frames[shape, what] = frame
+
+        # kept as it grows: what is known outlives a cancel, and a kernel that hangs
+        frame = measure_apart(shape, wanted, rounds, budget_s=budget_s, progress=step, found=keep)
+        keep(frame)
         return frame
 
     @property
@@ -289,13 +303,20 @@ class KernelLab(Viewable):
     def _ceilings(self, limits: Limits) -> pd.DataFrame:
         rows = []
         for name in ladders().get(self.ladder, (self.name,)):
-            if (kernel := self.shipped.get(name)) is None:  # a file that came later than this object
+            kernel = self.shipped.get(name)
+            if not isinstance(
+                kernel, Kernel
+            ):  # a file that came later than this object, or one without a header
                 continue
             done = work(kernel, self.shape)
             reach = limits.attainable(done.intensity, kernel.bits)
             rows.append({"kernel": name, "intensity": done.intensity, "attainable": reach})
         # a ladder does the same work in every rung: one mark is all of them
-        frame = pd.DataFrame(rows).groupby(["intensity", "attainable"], as_index=False, sort=False).agg(list)
+        frame = (
+            pd.DataFrame(rows, columns=["kernel", "intensity", "attainable"])
+            .groupby(["intensity", "attainable"], as_index=False, sort=False)
+            .agg(list)
+        )
         frame["kernel"] = [
             f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0] for names in frame["kernel"]
         ]
@@ -328,6 +349,8 @@ class KernelLab(Viewable):
                 ceilings=ceilings,
                 theme=theme,
             )
+        if not (ladder or self.ladder):
+            raise Refused(f"{self.name} stands on no ladder: it has no header that names one")
         frame, where = self.timings(ladder)
         table = ladder_table(
             frame if frame is not None else pd.DataFrame(columns=["kernel"]), ladder or self.ladder
@@ -351,12 +374,34 @@ class KernelLab(Viewable):
 
     def code(self) -> str:
         """The Python that makes this object again, edits included."""
-        shape = "x".join(map(str, self.shape))
-        lines = ["import workbench as wb", f"lab = wb.KernelLab({self.name!r}, {shape!r}, {self.arch!r})"]
-        if self.edited:
-            changes = ", ".join(map(repr, _changes(self.shipped[self.name].source, self.source)))
-            lines.append(f"lab.edit({changes})")
-        return "\n".join([*lines, "lab.build().resources, lab.fuzz()"])
+        shape, known = "x".join(map(str, self.shape)), kernels().get(self.name)
+        named, before, lines = repr(self.name), known.source if known else "", ["import workbench as wb"]
+        if self.name == self._own and self._path:
+            named, before = repr(self._path), self.shipped[self.name].source
+        elif known is None:  # a source that lies nowhere
+            text = "\n".join(f"    {line!r}" for line in self.source.splitlines(keepends=True))
+            lines.append(f"source = (\n{text}\n)")
+            named, before = "source", self.source
+        lines.append(f"lab = wb.KernelLab({named}, {shape!r}, {self.arch!r})")
+        if before != self.source:
+            lines.append(f"lab.edit({', '.join(map(repr, _changes(before, self.source)))})")
+        runs = ", lab.fuzz()" if has_header(self.source) else ""
+        return "\n".join([*lines, f"lab.build().resources{runs}"])
+
+
+def _own(kernel: object) -> Kernel | Draft | None:
+    """The kernel that was given; None where it is the name of a shipped one. Refused: it is nothing of that."""
+    if isinstance(kernel, Kernel):
+        return kernel
+    if isinstance(kernel, str) and not (
+        is_source(kernel) or kernel.endswith(".cu") or "/" in kernel or os.sep in kernel
+    ):
+        return None
+    if isinstance(kernel, str | Path):
+        return opened(kernel)
+    raise Refused(
+        f"KernelLab takes a kernel's name, the path of a .cu file, a source or a Kernel; not a {type(kernel).__name__}"
+    )
 
 
 def _changes(before: str, after: str) -> list[tuple]:

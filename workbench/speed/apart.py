@@ -7,6 +7,7 @@ stopped at all. So an edited kernel is timed here: its process is ended when it 
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
 from .kernel import Kernel
+from .time import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 # the package is found where it lies, installed or not
 HOME = str(Path(__file__).parents[2])
 START = f"import sys; sys.path.append({HOME!r}); from workbench.speed.apart import child; child()"
-GRACE_S = 60.0  # for importing, compiling and checking, beside the budget of the timing
+GRACE_S = (
+    60.0  # of silence, for importing, compiling and checking one kernel, beside the budget of the timing
+)
+BEAT_S = 0.5  # between two calls of `progress` where the process says nothing, so that a cancel is heard
 
 
 def measure_apart(
@@ -35,17 +40,20 @@ def measure_apart(
     *,
     budget_s: float = 20.0,
     timeout_s: float | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
+    found: Callable[[pd.DataFrame], object] | None = None,
 ) -> pd.DataFrame:
-    """As `measure`, in another process. What `progress` raises ends that process and is raised on. Refused, too: the
-    process died, or took longer than `timeout_s` seconds (by default what the budget and compiling may take)."""
+    """As `measure`, in another process. `progress` is called twice a second or more often; what it raises ends that
+    process and is raised on. `found` is given the table as it grows, so that what is known outlives a cancel and a
+    refusal. Refused, too: the process died, or has said nothing for `timeout_s` seconds (by default what the budget and
+    compiling one kernel may take)."""
     request: dict[str, Any] = {"shape": shape if isinstance(shape, str) else list(shape), "rounds": rounds}
     request |= {"budget_s": budget_s}
     if isinstance(kernel, Kernel):
         request |= {"source": kernel.source, "where": kernel.where}
     else:
         request |= {"kernel": kernel}
-    limit = timeout_s if timeout_s is not None else 4 * budget_s + GRACE_S
+    silence = timeout_s if timeout_s is not None else 4 * budget_s + GRACE_S
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
             # -P: a json.py in the folder where a notebook runs must not hide the standard library's
@@ -55,18 +63,11 @@ def measure_apart(
             stderr=errors,
             encoding="utf-8",
         )
-        # the reader below blocks; this ends the process, and with it the reading, where nothing comes any more
-        overdue = threading.Timer(limit, process.kill)
-        began = time.monotonic()  # before the timer, so that its time is over when it has ended the process
-        overdue.start()
         try:
-            answer = _follow(process, request, progress)
+            answer = _follow(process, request, silence, progress, found)
         finally:
-            overdue.cancel()
             process.kill()
             process.wait()
-        if answer is None and time.monotonic() - began >= limit:
-            raise Refused(f"the measurement took longer than {limit:g} s; its process was ended")
         if answer is None:
             errors.seek(0)
             last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
@@ -80,22 +81,59 @@ def measure_apart(
     return frame
 
 
-def _follow(process: subprocess.Popen[str], request: dict, progress: Callable[[int, int, str], None] | None):
-    """The last line of the process, its answer; None if it ended without one."""
+def _follow(
+    process: subprocess.Popen[str],
+    request: dict,
+    silence: float,
+    progress: Progress | None,
+    found: Callable[[pd.DataFrame], object] | None,
+) -> dict | None:
+    """The last line of the process, its answer; None if it ended without one. Refused: `silence` seconds without a
+    line."""
+    from .table import to_frame
+
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_talk, args=(process, request, lines), daemon=True).start()
+    told = (0, 1, "starting a process that measures")
+    rows: dict[str, dict] = {}
+    heard = time.monotonic()
+    while True:
+        if progress is not None:
+            progress(*told)
+        try:
+            line = lines.get(timeout=min(BEAT_S, silence))
+        except queue.Empty:
+            if time.monotonic() - heard < silence:
+                continue
+            last = f", {told[2]}" if told[2] else ""
+            raise Refused(
+                f"the measurement said nothing for {silence:g} s{last}; its process was ended"
+            ) from None
+        if not line:
+            return None
+        heard, answer = time.monotonic(), json.loads(line)
+        if "progress" in answer:
+            told = tuple(answer["progress"])
+        elif "found" in answer:
+            rows |= {row["kernel"]: row for row in answer["found"]}
+            if found is not None:
+                found(to_frame(list(rows.values())))
+        else:
+            return answer
+
+
+def _talk(process: subprocess.Popen[str], request: dict, lines: queue.SimpleQueue[str]) -> None:
+    """Write the request and put what the process says into `lines`, and "" behind it."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         process.stdin.write(json.dumps(request))
         process.stdin.close()
-    except BrokenPipeError:
-        return None
-    for line in process.stdout:
-        told = json.loads(line)
-        if "progress" not in told:
-            return told
-        if progress is not None:
-            progress(*told["progress"])
-    return None
+        for line in process.stdout:
+            lines.put(line)
+    except (OSError, ValueError):  # it has ended, or was ended
+        pass
+    lines.put("")
 
 
 def child() -> None:
@@ -111,17 +149,23 @@ def child() -> None:
 
     request = json.load(sys.stdin)
     try:
-        say(_measured(request, lambda *done: say({"progress": done})))
+        say(_measured(request, say))
     except Refused as error:
         say({"refused": str(error)})
 
 
-def _measured(request: dict[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+def _measured(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from . import measure, to_records
     from .record import _plain_all
+    from .table import to_frame
 
     kernel = request.get("kernel") or Kernel.parse(request["source"], where=request["where"])
     frame = measure(
-        request["shape"], kernel, request["rounds"], budget_s=request["budget_s"], progress=progress
+        request["shape"],
+        kernel,
+        request["rounds"],
+        budget_s=request["budget_s"],
+        progress=lambda *done: say({"progress": done}),
+        found=lambda rows: say({"found": to_records(to_frame(rows))}),
     )
     return {"rows": to_records(frame), "runs": _plain_all(frame.attrs.get("runs", {}))}

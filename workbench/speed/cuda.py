@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
+from .baselines import baselines
 from .kernel import FOLDER, Kernel, kernels
 from .nvrtc import Compiled, NoCompiler, compile_kernel
 from .ops import DTYPES, OPS, Problem, Shape, pitched, problem
 from .time import Candidate, Reference, copies_for, reference_rows
 from .tma import tensor_map
-from .vendor import baselines, poison, tolerance
+from .vendor import poison, tolerance
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,18 +16,20 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import Refused
-from .manifest import Dim3, Gain, TensorMap, dim3, evaluate, read_header
+from .manifest import Dim3, Gain, TensorMap, dim3, evaluate, function_of, has_header, read_header
 from .ops import DTYPES, OPS, PACKINGS
 
 __all__ = [
     "ARCHITECTURES",
     "FOLDER",
     "MOST_SHARED",
+    "Draft",
     "Gain",
     "Kernel",
     "TensorMap",
     "included",
     "kernels",
+    "opened",
     "unreadable",
 ]
 
@@ -123,14 +125,7 @@ class Kernel:
     def read(cls, path: str | Path) -> Kernel:
         """The kernel in a file. Refused (file and line) where its header is malformed."""
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise Refused(f"{path}: no such kernel file") from None
-        except UnicodeDecodeError as error:
-            raise Refused(f"{path}: not a text in UTF-8 (byte {error.start})") from None
-        except OSError as error:
-            raise Refused(f"{path}: cannot be read: {error.strerror}") from None
+        text = _text(path)
         kernel = cls.parse(text, where=str(path))
         if kernel.name != path.stem:
             raise Refused(
@@ -142,6 +137,60 @@ class Kernel:
     def parse(cls, text: str, *, where: str = "kernel.cu") -> Kernel:
         """The kernel in a text, such as the one in an editor. Refused as in `read`."""
         return cls(**read_header(text, where), source=text, where=where)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A source without a header: it can be compiled and looked at. What it computes, and how it is launched, is not
+    known before a header says so."""
+
+    name: str  # of its first __global__ function
+    source: str = field(repr=False)
+    where: str
+    idea: str = ""
+    ladder: str = ""
+    rung: int = 0
+    op: str = ""
+    architecture: str = ARCHITECTURES[0]
+    architectures: tuple[str, ...] = ARCHITECTURES
+
+    def runs_on(self, arch: str) -> bool:
+        return True
+
+    @classmethod
+    def parse(cls, text: str, *, where: str) -> Draft:
+        """Refused where the source has no __global__ function."""
+        if (name := function_of(text)) is None:
+            raise Refused(
+                f"{where}: no __global__ function in it; a kernel is 'extern \"C\" __global__ void name(...)'"
+            )
+        return cls(name, text, where)
+
+
+def opened(kernel: str | Path) -> Kernel | Draft:
+    """A kernel of one's own: the path of a file, or the source itself; with a header, or a draft without one. Refused
+    as in `Kernel.read`."""
+    if isinstance(kernel, str) and is_source(kernel):
+        text, where = kernel, f"{function_of(kernel) or 'kernel'}.cu"
+        return Kernel.parse(text, where=where) if has_header(text) else Draft.parse(text, where=where)
+    text = _text(Path(kernel))
+    return Kernel.read(kernel) if has_header(text) else Draft.parse(text, where=str(kernel))
+
+
+def is_source(text: str) -> bool:
+    """Whether it is a source, and not a name or a path."""
+    return "\n" in text or "{" in text or "__global__" in text
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Refused(f"{path}: no such kernel file") from None
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path}: not a text in UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def kernels(folder: str | Path = FOLDER) -> dict[str, Kernel]:

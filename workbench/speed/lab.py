@@ -18,7 +18,7 @@ from . import cpu, cuda
 from .kernel import Kernel, kernels, unreadable
 from .on_gpu import ARCHITECTURES, compiled_rows, timed_rows
 from .record import record, to_records
-from .run import Run, checked, time_on_cpu
+from .run import Found, Run, checked, part, time_on_cpu
 from .table import COLUMNS, Row, Shape, new_row, parse_shape, read_shape, to_frame
 from .time import Progress, reference_rows, wall_clock
 
@@ -37,6 +37,7 @@ def measure(
     *,
     budget_s: float = 20.0,
     progress: Progress | None = None,
+    found: Found | None = None,
 ) -> pd.DataFrame:
     """Check, compile and time the kernels of one product; a row for each, columns as in COLUMNS. On a GPU what they are
     compared with has rows, too, after those of its family.
@@ -44,9 +45,10 @@ def measure(
     shape: (M, N, K) or "MxNxK" of C[M,N] = A[M,K] B[K,N]. kernel: globs over names, with commas between, or one
     Kernel (an edited source: `Kernel.parse(text)`). rounds: interleaved rounds; fewer, but not under three, where
     they would take more than about budget_s seconds, and a CPU kernel whose four products alone would is skipped.
-    progress(done, total, what) is called between samples; what it raises stops the measurement. A kernel that
-    does not compile or gives a wrong result is a row that says so. Refused: a bad shape, a glob that matches
-    nothing, too little memory for what is to be run.
+    progress(done, total, what) is called before each kernel is compiled and between samples; what it raises stops the
+    measurement. found(rows) is given rows as they become known, those of the CPU after every round of samples; a later
+    row of a kernel replaces the one before. A kernel that does not compile or gives a wrong result is a row that says
+    so. Refused: a bad shape, a glob that matches nothing, too little memory for what is to be run.
     """
     M, N, K = shape = read_shape(shape)
     if rounds < 1:
@@ -61,16 +63,20 @@ def measure(
         rows += [
             {"kernel": name, "note": str(why)} | broken for name, why in unreadable(wanted=kernel).items()
         ]
+    if rows and found:
+        found(rows)
     runs: dict[str, Any] = {}
+    share = len(on_cpu) / ((len(on_cpu) + len(on_gpu)) or 1)
     if on_cpu:
-        made, run = _on_cpu(shape, on_cpu, rounds, budget_s, progress)
-        rows, runs["cpu"] = made, run.facts()
+        made, run = _on_cpu(shape, on_cpu, rounds, budget_s, part(progress, 0, share), found)
+        rows, runs["cpu"] = rows + made, run.facts()
     if on_gpu:
+        tell = part(progress, share, 1)
         if device:
-            made, of_gpu = timed_rows(shape, on_gpu, device, rounds, budget_s, progress)
+            made, of_gpu = timed_rows(shape, on_gpu, device, rounds, budget_s, tell, found=found)
             rows, runs = rows + made, runs | of_gpu
         else:
-            rows += compiled_rows(shape, on_gpu, why, progress)
+            rows += compiled_rows(shape, on_gpu, why, tell, found)
     frame = to_frame(rows)
     frame.attrs["runs"] = runs  # every sample and what the machine was doing, for the record
     return frame
@@ -108,16 +114,57 @@ def _forecast(M: int, N: int, K: int, kernels: int) -> None:
 
 
 def _on_cpu(
-    shape: Shape, wanted: list[cpu.Rung], rounds: int, budget_s: float, progress: Progress | None
+    shape: Shape,
+    wanted: list[cpu.Rung],
+    rounds: int,
+    budget_s: float,
+    progress: Progress | None,
+    found: Found | None,
 ) -> tuple[list[Row], Run]:
     """Rows of the CPU kernels. The baseline always runs; it has a row if it was asked for."""
+    every = cpu.rungs()
+    notes = {rung.name: rung.note for rung in wanted}
+    names = _probed(shape, wanted, budget_s, notes, part(progress, 0, 0.3))
+    sets = cpu.operand_sets(*shape)
+    makers = [(name, partial(every[name].make, sets)) for name in names]
+    candidates, errors = checked(makers, sets.expected, notes, part(progress, 0.3, 0.4))
+    if cpu.BASELINE not in errors:
+        raise Refused(f"the baseline itself fails: {notes.get(cpu.BASELINE)}")
+
+    def rows_of(run: Run) -> list[Row]:
+        return [
+            new_row(shape, rung.name, cpu.cpu_name(), rung.bits, rung.hash, notes[rung.name])
+            | run.row(shape, rung.name, errors.get(rung.name), notes[rung.name])
+            | {"packing": cpu.source(rung.cpp).packing if rung.cpp else "none"}
+            for rung in wanted
+        ]
+
+    tell = None if found is None else lambda run: found(rows_of(run))
+    run = time_on_cpu(candidates, rounds, budget_s, part(progress, 0.4, 1), tell)
+    rows = rows_of(run)
+    if found:
+        found(rows)
+    return rows, run
+
+
+def _probed(
+    shape: Shape,
+    wanted: list[cpu.Rung],
+    budget_s: float,
+    notes: dict[str, str],
+    progress: Progress | None,
+) -> list[str]:
+    """The kernels that can be timed, the baseline first; why not goes into notes. Each is tried on a small product:
+    that compiles what compiles at its first call, and tells how long the real product will take."""
     M, N, K = shape
     every = cpu.rungs()
-    # The probe compiles what compiles at the first call, and tells how long the real product will take.
     probe = cpu.operand_sets(min(M, PROBE), min(N, PROBE), min(K, PROBE), most=1)
     share = M * N * K / (min(M, PROBE) * min(N, PROBE) * min(K, PROBE))
-    names, notes = [], {rung.name: rung.note for rung in wanted}
-    for rung in dict.fromkeys([every[cpu.BASELINE], *wanted]):
+    names: list[str] = []
+    tried = list(dict.fromkeys([every[cpu.BASELINE], *wanted]))
+    for done, rung in enumerate(tried):
+        if progress:
+            progress(done, len(tried), f"compiling and trying {rung.name}, {done + 1} of {len(tried)}")
         try:
             candidate = rung.make(probe)
             candidate.run(0)
@@ -129,16 +176,4 @@ def _on_cpu(
             notes[rung.name] = f"not timed: one product would take about {seconds:.2g} s"
         else:
             names.append(rung.name)
-
-    sets = cpu.operand_sets(M, N, K)
-    makers = [(name, partial(every[name].make, sets)) for name in names]
-    candidates, errors = checked(makers, sets.expected, notes)
-    if cpu.BASELINE not in errors:
-        raise Refused(f"the baseline itself fails: {notes.get(cpu.BASELINE)}")
-    run = time_on_cpu(candidates, rounds, budget_s, progress)
-    rows = [
-        new_row(shape, rung.name, cpu.cpu_name(), rung.bits, rung.hash, notes[rung.name])
-        | run.row(shape, rung.name, errors.get(rung.name), notes[rung.name])
-        for rung in wanted
-    ]
-    return rows, run
+    return names

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Refused, near
 from . import cpu
 from .kernel import Kernel
-from .layer_cuda import LayerOperands, cuda_rows, suited
+from .layer_cuda import LayerOperands, cuda_rows, fitting, suited
 from .pack import LowBit, low_bit
-from .run import Run, checked, time_on_cpu
+from .run import Found, Run, checked, part, time_on_cpu
 from .table import Row, join, new_row, to_frame
 from .time import Candidate, Progress, Reference, copies_for, reference
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ..grid import CompressedWeight
 
 KERNELS = ("dequant", "dot", "lut")
+WOULD_FIT = (
+    "what would fit: whole numbers of 1 to 8 bits, or tables of up to 16 values (nf4, e2m1, mxfp4, kmeans), "
+    "with one scale for 32, 64 or 128 inputs or a multiple"
+)
 
 
 def run_layer(
@@ -42,16 +46,19 @@ def run_layer(
     emulate: bool = False,
     budget_s: float = 20.0,
     progress: Progress | None = None,
+    found: Found | None = None,
 ) -> pd.DataFrame:
     """Y = X W^T of a compressed W [out, in] by torch in fp32 on what it stands for (the baseline) and by every CPU
     kernel, and by the CUDA kernels for weights of its kind, against cuBLAS in fp16, which has a row, too; a row for
     each, columns as in `measure`. Refused: inputs or an original that do not fit or hold no numbers, no rounds.
 
     x [batch, in]: inputs, else `batch` random ones (normal). original [out, in]: the weights before, for
-    `weight_error`. kernel: a glob over the names; those that cannot run this weight are rows that say why. emulate:
-    where no GPU answers, run the CUDA kernels on the emulator with a few tokens and output channels, for their
-    `relative_error`; under a second each. An input scale, an order of the columns and a quantizer of the inputs belong
-    to the input: they are done to x before, not timed, and said in the note. Masks are packed as the code of 0.
+    `weight_error`. kernel: globs over the names, with commas between; those that cannot run this weight are rows that
+    say why. emulate: where no GPU answers, run the CUDA kernels on the emulator with a few tokens and output channels,
+    for their `relative_error`; under a second each. An input scale, an order of the columns and a quantizer of the
+    inputs belong to the input: they are done to x before, not timed, and said in the note. Masks are packed as the code
+    of 0.
+    progress and found: as in `measure`.
     """
     import numpy as np
     import torch
@@ -63,7 +70,7 @@ def run_layer(
     if not hasattr(compressed, "grid"):
         raise Refused(
             f"run_layer runs a compressed weight, and this is a {type(compressed).__name__}; "
-            "make one of it, such as Scheme(bits=4).quantize(w)"
+            "make one of it, such as RTN(bits=4).compress(w)"
         )
     N, K = compressed.shape
     if x is None:
@@ -83,18 +90,41 @@ def run_layer(
 
     rows: list[Row] = []
     runs: dict[str, Any] = {}
+    share = len(on_cpu) / (len(on_cpu) + len(on_gpu))
     if on_cpu:
-        rows, run = _cpu_rows(on_cpu, compressed, operands, why, expected, lost, rounds, budget_s, progress)
+        tell = part(progress, 0, share)
+        rows, run = _cpu_rows(
+            on_cpu, compressed, operands, why, expected, lost, rounds, budget_s, tell, found
+        )
         runs["cpu"] = run.facts()
     if on_gpu:
+
+        def remarked(rows: list[Row]) -> list[Row]:
+            return [row | {"note": join(row["note"], _remarks(compressed))} for row in rows]
+
+        pass_on = None if found is None else lambda rows: found(remarked(rows))
+        tell = part(progress, share, 1)
         made, of_gpu = cuda_rows(
-            on_gpu, operands, expected, lost, rounds, budget_s, progress, emulate=emulate
+            on_gpu, operands, expected, lost, rounds, budget_s, tell, emulate=emulate, found=pass_on
         )
-        rows += [row | {"note": join(row["note"], _remarks(compressed))} for row in made]
+        rows += remarked(made)
         runs |= of_gpu
     frame = to_frame(rows)
     frame.attrs["runs"] = runs
     return frame
+
+
+def kernel_for(compressed: CompressedWeight, batch: int = 1) -> tuple[Kernel, str]:
+    """(the CUDA kernel to look at for this weight and so many tokens, ""); or the one for plain fp16 weights, and why
+    none reads these codes, and what would fit."""
+    weight, why = _codes(compressed)
+    whole = compressed.inputs is not None
+    try:
+        found = fitting(weight, batch, whole=whole)
+    except Refused as error:
+        dense = fitting(None, batch, whole=whole)
+        return dense, f"no CUDA kernel reads these groups, the CPU's do: {error}; {WOULD_FIT}"
+    return found, f"no kernel reads this grid: {why}; {WOULD_FIT}" if why else ""
 
 
 def _usable(x: Tensor, original: Tensor | None, shape: tuple[int, int]) -> None:
@@ -132,11 +162,12 @@ def _select(
     kernel: str, compressed: CompressedWeight, weight: LowBit | None
 ) -> tuple[dict[str, str], list[Kernel]]:
     """The CPU kernels whose names match the glob, with their stems (none: torch's), and the CUDA kernels."""
+    globs = [glob.strip() for glob in kernel.split(",")]
     of_cpu = {cpu.BASELINE: "", "cpu-torch-bf16": ""}
     of_cpu |= {f"cpu-w{compressed.grid.code_bits}-{stem}": stem for stem in KERNELS}
     of_gpu = suited(weight, whole=compressed.inputs is not None)
-    on_cpu = {name: stem for name, stem in of_cpu.items() if fnmatch.fnmatchcase(name, kernel)}
-    on_gpu = [one for name, one in of_gpu.items() if fnmatch.fnmatchcase(name, kernel)]
+    on_cpu = {name: stem for name, stem in of_cpu.items() if any(fnmatch.fnmatchcase(name, g) for g in globs)}
+    on_gpu = [one for name, one in of_gpu.items() if any(fnmatch.fnmatchcase(name, g) for g in globs)]
     if not on_cpu and not on_gpu:
         raise Refused(
             f"no kernel for a compressed layer matches {kernel!r}{near(kernel, [*of_cpu, *of_gpu])}"
@@ -154,6 +185,7 @@ def _cpu_rows(
     rounds: int,
     budget_s: float,
     progress: Progress | None,
+    found: Found | None,
 ) -> tuple[list[Row], Run]:
     """Rows of the CPU kernels (name -> stem); `why` those with a stem cannot take the weight, if they cannot."""
     import numpy as np
@@ -174,18 +206,27 @@ def _cpu_rows(
             for name, stem in wanted.items()
             if stem
         ]
-    candidates, errors = checked(makers, expected, notes)
+    candidates, errors = checked(makers, expected, notes, part(progress, 0, 0.4))
     if cpu.BASELINE not in errors:
         raise Refused(f"the baseline itself fails: {notes.get(cpu.BASELINE)}")
-    run = time_on_cpu(candidates, rounds, budget_s, progress)
-    rows: list[Row] = []
-    for name, stem in wanted.items():
-        bits = compressed.grid.code_bits if stem else every[name].bits
-        digest = cpu.source(stem).hash if stem else every[name].hash
-        row = new_row(operands.shape, name, cpu.cpu_name(), bits, digest, notes[name])
-        rows.append(row | run.row(operands.shape, name, errors.get(name), notes[name]))
-        if name in errors:
-            rows[-1]["weight_error"] = lost
+
+    def rows_of(run: Run) -> list[Row]:
+        rows: list[Row] = []
+        for name, stem in wanted.items():
+            bits = compressed.grid.code_bits if stem else every[name].bits
+            digest = cpu.source(stem).hash if stem else every[name].hash
+            row = new_row(operands.shape, name, cpu.cpu_name(), bits, digest, notes[name])
+            rows.append(row | run.row(operands.shape, name, errors.get(name), notes[name]))
+            if name in errors:
+                rows[-1]["weight_error"] = lost
+            rows[-1]["packing"] = cpu.source(stem).packing if stem else "none"
+        return rows
+
+    so_far = None if found is None else lambda run: found(rows_of(run))
+    run = time_on_cpu(candidates, rounds, budget_s, part(progress, 0.4, 1), so_far)
+    rows = rows_of(run)
+    if found:
+        found(rows)
     return rows, run
 
 

@@ -20,6 +20,7 @@ from .nvrtc import CompileError, NoCompiler
 from .on_gpu import compiled_rows, timed_rows
 from .pack import LowBit
 from .pack import cuda as pack
+from .run import Found, part
 from .table import Row, Shape, join, new_row
 from .time import Progress, Reference
 
@@ -107,6 +108,27 @@ def suited(weight: LowBit | None, *, whole: bool) -> dict[str, Kernel]:
     return {name: kernel for name, kernel in every.items() if takes(kernel)}
 
 
+def fitting(weight: LowBit | None, batch: int, *, whole: bool) -> Kernel:
+    """The CUDA kernel that reads a weight of this kind best, made for its groups: with several tokens one that reads
+    each code once for as many of them as there are, else the last rung of the ladder; where the inputs are quantized
+    (`whole`) and every row has one scale, the product of whole numbers. The dense one, for weights in
+    fp16, where none reads its codes (None). Refused where no kernel has its groups."""
+    known = suited(weight, whole=whole).values()
+    codes = [kernel for kernel in known if kernel.packing != "none"]
+    by_rows = [kernel for kernel in known if kernel.op == ops.SCALED_LAYER]
+    if weight is not None and whole and by_rows and weight.group_size >= weight.shape[1]:
+        return by_rows[0]
+    if weight is None or not codes:
+        return next(kernel for kernel in known if kernel.op == ops.LAYER and kernel.packing == "none")
+
+    def order(kernel: Kernel) -> tuple[int, int, int]:
+        tokens = kernel.constants.get("BATCH", 1)
+        return min(tokens, batch), -tokens, kernel.rung
+
+    best = max(codes, key=order)
+    return Kernel.parse(pack.regrouped(best.source, pack.fitted(weight).group_size), where=best.where)
+
+
 def cuda_rows(
     wanted: list[Kernel],
     operands: LayerOperands,
@@ -117,6 +139,7 @@ def cuda_rows(
     progress: Progress | None,
     *,
     emulate: bool,
+    found: Found | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """A row for each kernel, and the facts of its runs: timed where a GPU answers, else compiled and, with `emulate`,
     run on the emulator. A kernel that cannot take the layer is a row that says why."""
@@ -129,13 +152,16 @@ def cuda_rows(
         except Refused as error:
             where = device.name if device else "none"
             refused.append(new_row(operands.shape, kernel.name, where, kernel.bits, kernel.hash, str(error)))
+    if refused and found:
+        found(refused)
     if device is None:
-        rows = compiled_rows(operands.shape, ready, why, progress)
-        if emulate:
-            rows = [
-                _emulated(row, kernel, operands, lost, progress)
-                for row, kernel in zip(rows, ready, strict=True)
-            ]
+        share = 0.5 if emulate else 1.0
+        rows = compiled_rows(operands.shape, ready, why, part(progress, 0, share), found)
+        for place, kernel in enumerate(ready if emulate else []):
+            tell = part(progress, share + share * place / len(ready), 1)
+            rows[place] = _emulated(rows[place], kernel, operands, lost, tell)
+            if found:
+                found([rows[place]])
         return rows + refused, {}
 
     def make_sets(kernel: Kernel) -> cuda.Sets:
@@ -146,7 +172,7 @@ def cuda_rows(
 
     try:
         rows, runs = timed_rows(
-            operands.shape, ready, device, rounds, budget_s, progress, make_sets=make_sets
+            operands.shape, ready, device, rounds, budget_s, progress, make_sets=make_sets, found=found
         )
     except Refused as error:  # the only family; the CPU's rows are not lost for it
         rows, runs = [], {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import Refused, near
@@ -37,6 +37,25 @@ MAY = (
 )
 KEYS = NEEDED + MAY
 
+# What a header may say, to be copied where one is missing: any product in fp32, a thread for each element of C
+EXAMPLE = {
+    "name": "{name}",
+    "idea": "one thread computes one element of C",
+    "ladder": "mine 1",
+    "gain": "none: the first rung",
+    "op": "C[M,N] = A[M,K] B[K,N]",
+    "operands": "A fp32, B fp32, C fp32",
+    "shapes": "any M, N, K",
+    "grid": "ceil(N / 16), ceil(M / 16)",
+    "block": "16, 16",
+    "shared": "0",
+    "tolerance": "1e-5",
+    "registers": "255",
+    "architecture": "sm_80",
+    "reference": "mine",
+}
+_FUNCTION = re.compile(r"__global__[^;{]*?\b(\w+)\s*\(")
+
 Dim3 = tuple[int, int, int]
 
 
@@ -59,6 +78,29 @@ class TensorMap:
     columns: int
 
 
+def has_header(text: str) -> bool:
+    """Whether a line of the comment on top says one of KEYS."""
+    for line in text.splitlines():
+        if not line.startswith("//"):
+            return False
+        if (match := re.match(r"// ?([a-z]+):", line)) and match[1] in KEYS:
+            return True
+    return False
+
+
+def function_of(text: str) -> str | None:
+    """The first __global__ function of a source."""
+    # __launch_bounds__(...) stands between the word and the name
+    match = _FUNCTION.search(re.sub(r"__launch_bounds__\s*\([^)]*\)", "", text))
+    return match[1] if match else None
+
+
+def example(text: str, keys: Sequence[str] = NEEDED) -> str:
+    """Lines of a header that say `keys`, for the function of a source; to be copied and changed."""
+    name = function_of(text) or "my_kernel"
+    return "\n".join(f"// {key}: {EXAMPLE[key].format(name=name)}" for key in keys)
+
+
 def read_header(text: str, where: str) -> dict[str, object]:
     """The fields of a Kernel that the header on top of `text` says. Refused (file and line) where it is malformed."""
     header = _header(text, where)
@@ -75,6 +117,11 @@ def read_header(text: str, where: str) -> dict[str, object]:
 
 def _header(text: str, where: str) -> dict[str, tuple[int, str]]:
     """key -> (line number, value), every one of KEYS once; those of MAY have a value if nothing is said."""
+    if not has_header(text):
+        raise Refused(
+            f"{where}:1: no header says how it is launched: to run it, put lines such as these on top:\n"
+            + example(text)
+        )
     header: dict[str, tuple[int, str]] = {}
     key = ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -96,7 +143,8 @@ def _header(text: str, where: str) -> dict[str, tuple[int, str]]:
     if missing:
         line = header[missing[0]][0] if missing[0] in header else 1
         raise Refused(
-            f"{where}:{line}: the header does not say {', '.join(missing)} (lines `// key: value` on top)"
+            f"{where}:{line}: the header does not say {', '.join(missing)} (lines `// key: value` on top), such as:\n"
+            + example(text, missing)
         )
     return {key: (1, value) for key, value in _DEFAULTS.items()} | header
 

@@ -22,7 +22,7 @@ from .clocks import gpu_clocks
 from .kernel import Kernel
 from .nvrtc import Compiled, compile_kernel
 from .ops import DTYPES, OPS
-from .run import Run, checked
+from .run import Found, Run, checked, part
 from .table import Row, Shape, new_row
 from .time import Candidate, Progress, time_interleaved
 
@@ -41,24 +41,30 @@ def timed_rows(
     progress: Progress | None,
     *,
     make_sets: MakeSets | None = None,
+    found: Found | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Rows of the kernels, family by family, and the facts of each run by "gpu" and its baseline. make_sets: operands
-    of a kernel, random ones if nothing is said; what it refuses is a row that says why. A family that fails as a whole
-    is refused if it is the only one, else it costs the others nothing."""
+    """Rows of the kernels, family by family, and the facts of each run by "gpu" and its baseline; `found` is given
+    those of a family when it has ended. make_sets: operands of a kernel, random ones if nothing is said; what it
+    refuses is a row that says why. A family that fails as a whole is refused if it is the only one, else it costs the
+    others nothing."""
     make = make_sets or (lambda kernel: cuda.operand_sets(kernel, shape, device))
     rows: list[Row] = []
     runs: dict[str, Any] = {}
     families = cuda.families(wanted)
-    for family in families:
+    for place, family in enumerate(families):
+        tell = part(progress, place / len(families), (place + 1) / len(families))
         try:
-            made, run = _family(shape, family, device, rounds, budget_s, progress, make)
+            made, run = _family(shape, family, device, rounds, budget_s, tell, make)
         except Refused as error:
             if len(families) == 1:
                 raise
-            rows += [new_row(shape, k.name, device.name, k.bits, k.hash, str(error)) for k in family]
-            continue
-        name = f"gpu {run.baseline}"
-        rows, runs[name if name not in runs else f"{name} ({family[0].ladder})"] = rows + made, run.facts()
+            made = [new_row(shape, k.name, device.name, k.bits, k.hash, str(error)) for k in family]
+        else:
+            name = f"gpu {run.baseline}"
+            runs[name if name not in runs else f"{name} ({family[0].ladder})"] = run.facts()
+        rows += made
+        if found:
+            found(made)
     return rows, runs
 
 
@@ -85,7 +91,7 @@ def _family(
     vendors = [name for name, _ in makers]
     baseline = vendors[0]
     makers += [(kernel.name, partial(make, kernel)) for kernel in family]
-    candidates, errors = checked(makers, sets.expected, notes)
+    candidates, errors = checked(makers, sets.expected, notes, part(progress, 0, 0.4))
     if baseline not in errors:
         raise Refused(f"the baseline itself fails (is CUPY_TF32 set?): {notes[baseline]}")
     clocks: list[dict[str, Any]] = []
@@ -96,7 +102,7 @@ def _family(
         rounds=rounds,
         budget_s=budget_s,
         clock=cuda.event_clock,
-        progress=progress,
+        progress=part(progress, 0.4, 1),
         each_round=lambda: clocks.append(gpu_clocks()),
         capture=cuda.captured,
     )
@@ -112,6 +118,7 @@ def _family(
         | _resources(compiled.get(kernel.name), shape, kernel)
         | run.row(shape, kernel.name, errors.get(kernel.name), notes[kernel.name])
         | _rate(shape, run, kernel)
+        | {"packing": kernel.packing}
         for kernel in family
     ]
     return rows + _vendors_rows(shape, vendors, device, run, errors, notes), run
@@ -171,13 +178,20 @@ def _rate(shape: Shape, run: Run, kernel: Kernel) -> Row:
     return {"gflops": OPS[kernel.op].flops(*shape) / timing.seconds / 1e9} if timing else {}
 
 
-def compiled_rows(shape: Shape, wanted: Sequence[Kernel], why: str, progress: Progress | None) -> list[Row]:
-    """Rows of kernels that no GPU runs, in their order; `why` there is none."""
+def compiled_rows(
+    shape: Shape, wanted: Sequence[Kernel], why: str, progress: Progress | None, found: Found | None = None
+) -> list[Row]:
+    """Rows of kernels that no GPU runs, in their order; `why` there is none. `found` is given each when it is known."""
     rows: list[Row] = []
-    for kernel, row in ahead(lambda one: compile_only(shape, one, why), wanted, COMPILERS):
-        if progress:
-            progress(len(rows), len(wanted), f"compiling {kernel.name}")
+    if progress and wanted:
+        progress(0, len(wanted), f"compiling {wanted[0].name}, 1 of {len(wanted)}")
+    for _, row in ahead(lambda one: compile_only(shape, one, why), wanted, COMPILERS):
         rows.append(row)
+        if found:
+            found([row])
+        if progress and len(rows) < len(wanted):
+            following = wanted[len(rows)].name
+            progress(len(rows), len(wanted), f"compiling {following}, {len(rows) + 1} of {len(wanted)}")
     return rows
 
 
@@ -185,7 +199,7 @@ def compile_only(shape: Shape, kernel: Kernel, why: str) -> Row:
     """The row of a kernel where no GPU runs it: what the compiler knows, and a line that there is no time."""
     needed = int(kernel.architecture[3:].rstrip("af"))
     archs = [arch for arch in ARCHITECTURES if int(arch[3:]) >= needed and kernel.architecture[-1].isdigit()]
-    row = new_row(shape, kernel.name, "none", kernel.bits, kernel.hash, "")
+    row = new_row(shape, kernel.name, "none", kernel.bits, kernel.hash, "") | {"packing": kernel.packing}
     try:
         kernel.launch(*shape)  # a shape that no GPU could start is said here too
         built = [

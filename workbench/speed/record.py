@@ -28,6 +28,8 @@ PACKAGES = {
     "torch": ("torch",),
     "numpy": ("numpy",),
     "numba": ("numba",),
+    "triton": ("triton",),
+    "gemlite": ("gemlite",),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "nvrtc": ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
 }

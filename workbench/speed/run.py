@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,34 @@ from .table import Row, Shape, join, timed
 from .time import AGAIN, COLD, HOT, SHORT_S, Candidate, Progress, Reference, Timing, check, time_interleaved
 
 WARM_UP_S = 0.1  # per candidate; less where the whole budget is small
+WHOLE = 1000  # steps of a bar that several parts of the work share
+
+Found = Callable[
+    [list[Row]], object
+]  # is given rows when they are known; later ones of a kernel replace the earlier
 
 
-def checked(makers, expected: Reference, notes: dict[str, str]) -> tuple[list[Candidate], dict[str, float]]:
+def part(progress: Progress | None, begin: float, end: float) -> Progress | None:
+    """The progress of one part of the work, on the bar of the whole: from `begin` to `end`, shares from 0 to 1. A bar
+    for each part would begin anew, and foretell the end from the parts before."""
+    if progress is None:
+        return None
+
+    def tell(done: int, total: int, what: str) -> None:
+        progress(int(WHOLE * (begin + (end - begin) * done / max(total, 1))), WHOLE, what)
+
+    return tell
+
+
+def checked(
+    makers, expected: Reference, notes: dict[str, str], progress: Progress | None = None
+) -> tuple[list[Candidate], dict[str, float]]:
     """The candidates that are right, and their relative errors; what is wrong with others goes into notes. `makers`:
-    pairs of a name and a function without arguments that makes its candidate."""
-    candidates, errors = [], {}
-    for name, make in makers:
+    pairs of a name and a function without arguments that makes its candidate, and compiles it where it must."""
+    candidates, errors, total = [], {}, len(makers)
+    for done, (name, make) in enumerate(makers):
+        if progress:
+            progress(done, total, f"checking {name}, {done + 1} of {total}")
         try:
             candidate = make()
             errors[name] = check(candidate, candidate.expected or expected)
@@ -101,14 +123,33 @@ class Run:
         }
 
 
-def time_on_cpu(candidates: list[Candidate], rounds: int, budget_s: float, progress: Progress | None) -> Run:
+def time_on_cpu(
+    candidates: list[Candidate],
+    rounds: int,
+    budget_s: float,
+    progress: Progress | None,
+    so_far: Callable[[Run], object] | None = None,
+) -> Run:
     """Time checked candidates, the baseline first, with all that a reader needs to judge the numbers: the baseline
-    once more, each kernel with its weight in the cache, the bandwidth, and an empty call."""
+    once more, each kernel with its weight in the cache, the bandwidth, and an empty call. `so_far` is given the run
+    after every round but the last."""
     cached = [one.hot() for one in candidates if 0 < one.nbytes <= cpu.cache_bytes()]
     bounds = roof.roofs()
     clocks: list[dict[str, Any]] = []
     busy = cpu.busy()
     baseline = candidates[0].name
+
+    def run_of(timings: dict[str, Timing]) -> Run:
+        conditions = {
+            "busy": busy,
+            "read_gbps": bounds[0].nbytes / timings[roof.READ].seconds / 1e9,
+            "empty_s": timings[roof.EMPTY].seconds,
+            "cache_bytes": cpu.cache_bytes(),
+            "clocks": clocks,
+        }
+        known = {one.name: one for one in candidates}
+        return Run(known, timings, baseline, conditions, cpu.cache_bytes(), bounds[0].nbytes)
+
     timings = time_interleaved(
         [*candidates, candidates[0].again(), *cached, *bounds],
         baseline=baseline,
@@ -117,19 +158,6 @@ def time_on_cpu(candidates: list[Candidate], rounds: int, budget_s: float, progr
         warm_up_s=min(WARM_UP_S, budget_s / 200),
         progress=progress,
         each_round=lambda: clocks.append(cpu_clocks()),
+        so_far=None if so_far is None else lambda timings: so_far(run_of(timings)),
     )
-    conditions = {
-        "busy": busy,
-        "read_gbps": bounds[0].nbytes / timings[roof.READ].seconds / 1e9,
-        "empty_s": timings[roof.EMPTY].seconds,
-        "cache_bytes": cpu.cache_bytes(),
-        "clocks": clocks,
-    }
-    return Run(
-        {one.name: one for one in candidates},
-        timings,
-        baseline,
-        conditions,
-        cpu.cache_bytes(),
-        bounds[0].nbytes,
-    )
+    return run_of(timings)

@@ -120,11 +120,13 @@ class Listing:
         return tuple(word for word in mnemonics if not self.count(word))
 
 
-def listing(compiled: Compiled, kernel: str, *, timeout_s: float = 30.0) -> Listing:
-    """The machine code of the function `kernel`, whose source was compiled with OPTIONS under the name
-    `<kernel>.cu`. NoDisassembler: no nvdisasm here. Refused: it cannot read this machine code, or took longer than
-    `timeout_s` seconds, or there is no such function."""
-    return _listing(compiled.cubin, compiled.arch, kernel, find_nvdisasm(), timeout_s)
+def listing(
+    compiled: Compiled, kernel: str, *, source: str | None = None, timeout_s: float = 30.0
+) -> Listing:
+    """The machine code of the function `kernel`, whose source was compiled with OPTIONS under the name `source`, by
+    default `<kernel>.cu`. NoDisassembler: no nvdisasm here. Refused: it cannot read this machine code, or took longer
+    than `timeout_s` seconds, or there is no such function."""
+    return _listing(compiled.cubin, compiled.arch, kernel, find_nvdisasm(), timeout_s, source)
 
 
 def find_nvdisasm() -> str:
@@ -141,7 +143,9 @@ def find_nvdisasm() -> str:
 
 
 @functools.lru_cache(maxsize=128)
-def _listing(cubin: bytes, arch: str, kernel: str, program: str, timeout_s: float) -> Listing:
+def _listing(
+    cubin: bytes, arch: str, kernel: str, program: str, timeout_s: float, source: str | None = None
+) -> Listing:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -149,7 +153,7 @@ def _listing(cubin: bytes, arch: str, kernel: str, program: str, timeout_s: floa
         with ThreadPoolExecutor(len(asked)) as pool:
             answers = pool.map(lambda more: _ask([program, *more, "-c", file.name], kernel, timeout_s), asked)
             lines, ranges = answers
-    found = read_listing(lines, kernel, read_live(ranges, kernel))
+    found = read_listing(lines, kernel, read_live(ranges, kernel), source=source)
     if not found:
         raise Refused(f"{kernel}: the machine code holds no function of that name")
     return Listing(kernel, arch, found)
@@ -179,10 +183,12 @@ _PLACE = re.compile(r'^\s*//## File "([^"]*)", line (\d+)')
 _SECTION = re.compile(r"^\s*\.section\s+\.text\.([^\s,]+)")
 
 
-def read_listing(text: str, kernel: str, live: dict[int, int] | None = None) -> tuple[Instruction, ...]:
+def read_listing(
+    text: str, kernel: str, live: dict[int, int] | None = None, *, source: str | None = None
+) -> tuple[Instruction, ...]:
     """The instructions of `kernel` in what `nvdisasm -gi -c` prints. A run of places before an instruction is a chain
     of calls, the innermost first; it holds until the next run."""
-    source, live = f"{kernel}.cu", live or {}
+    source, live = source or f"{kernel}.cu", live or {}
     found: list[Instruction] = []
     chain: list[tuple[str, int]] = []
     inside = ended = False

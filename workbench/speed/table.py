@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
@@ -16,6 +16,7 @@ COLUMNS = {
     "kernel": "name; CPU kernels begin with cpu-",
     "device": "what it ran on, or the architecture it was compiled for",
     "bits": "bits of one operand element, of one weight where only that is in few bits",
+    "packing": "how the weights are laid out; none: as numbers in rows",
     "shape": "MxNxK of C[M,N] = A[M,K] B[K,N]",
     "seconds": "s per product, median over the rounds",
     "baseline": "the kernel that ratio compares with, timed in the same run",
@@ -72,8 +73,10 @@ def parse_shape(text: str) -> Shape:
 
 
 def read_shape(shape: Sequence[int] | str) -> Shape:
-    """(M, N, K) of a text or of numbers. Refused as in `parse_shape`."""
-    return parse_shape(shape if isinstance(shape, str) else "x".join(str(size) for size in shape))
+    """(M, N, K) of a text or of numbers. Refused as in `parse_shape`, for anything else, too."""
+    if isinstance(shape, str):
+        return parse_shape(shape)
+    return parse_shape("x".join(map(str, shape)) if isinstance(shape, Iterable) else str(shape))
 
 
 def new_row(shape: Shape, kernel: str, device: str, bits: int, source_hash: str, note: str) -> Row:

@@ -181,13 +181,15 @@ def time_interleaved(
     clock: Clock = wall_clock,
     progress: Progress | None = None,
     each_round: Callable[[], object] | None = None,
+    so_far: Callable[[dict[str, Timing]], object] | None = None,
     capture: Callable[[Candidate, int], Work | None] | None = None,
 ) -> dict[str, Timing]:
     """Name -> Timing, in the candidates' order; they have passed `check`. One sample is as many products as fill
     `sample_s` seconds; each candidate is warmed up for `warm_up_s` seconds and until two samples agree. Fewer
     rounds, but not under three, where they would take more than `budget_s` seconds. Every round begins with another
     candidate, so that no one always has the chip as the one before leaves it. `each_round` is called before every
-    round, to write down the clocks; neither it nor one sample after it, which wakes the machine, is timed.
+    round, to write down the clocks; neither it nor one sample after it, which wakes the machine, is timed. `so_far` is
+    given the timings after every round but the last.
     `capture(candidate, calls)` makes one launch of so many short calls, or None where that cannot be done; if it cannot
     for a short baseline, it is done for nobody, since a ratio has to compare like with like. Refused if `baseline` is
     not among the candidates or there is less than one round."""
@@ -233,9 +235,9 @@ def time_interleaved(
         for candidate in turn:
             say(f"round {number + 1} of {rounds}: {candidate.name}")
             samples[candidate.name].append(sample(candidate, number + 1))
-    return {
-        name: replace(_timing(name, baseline, samples, calls[name]), captured=name in works) for name in names
-    }
+        if so_far and number + 1 < rounds:
+            so_far(_timings(names, baseline, samples, calls, works))
+    return _timings(names, baseline, samples, calls, works)
 
 
 def _captured(
@@ -286,6 +288,18 @@ def _sample(candidate: Candidate, calls: int, clock: Clock, first: int = 0) -> f
             candidate.run(i)
 
     return clock(work) / calls
+
+
+def _timings(
+    names: Sequence[str],
+    baseline: str,
+    samples: dict[str, list[float]],
+    calls: dict[str, int],
+    works: dict[str, Work],
+) -> dict[str, Timing]:
+    return {
+        name: replace(_timing(name, baseline, samples, calls[name]), captured=name in works) for name in names
+    }
 
 
 def _timing(name: str, baseline: str, samples: dict[str, list[float]], calls: int) -> Timing:

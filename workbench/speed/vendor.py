@@ -50,7 +50,7 @@ def _cublas_fp32(sets: Sets, name: str) -> Candidate:
     )
 
 
-def _dense(sets: Sets, dtype: str = "") -> tuple[list[Any], list[Any], str, str]:
+def dense_operands(sets: Sets, dtype: str = "") -> tuple[list[Any], list[Any], str, str]:
     """Left and right operand [M,K], [N,K] in each copy, unpacked and in the type of the left one; that type; the
     result's. Rows are filled up with zeros to 16 elements, which libraries are fast for and int8 needs. `dtype`:
     another type, and whole numbers then come with their scales."""
@@ -84,7 +84,7 @@ def _cublas(sets: Sets, name: str, as_type: str = "") -> Candidate:
     of the inputs (or `as_type`): its tolerance allows for that."""
     import cupy
 
-    left, right, dtype, result = _dense(sets, as_type)
+    left, right, dtype, result = dense_operands(sets, as_type)
     c = cupy.empty(sets.problem.outputs[sets.kernel.outputs[0]], dtype=DTYPES[result].storage)
     packed = sets.kernel.packing != "none" or bool(as_type)
     loose = {"fp16": 2e-3, "bf16": 1e-2}.get(dtype if packed else result, 1e-5)
@@ -104,7 +104,7 @@ def _cublas_scaled(sets: Sets, name: str) -> Candidate:
     """cublasGemmEx into int32, and one elementwise kernel of CuPy's that scales it and rounds it to the result."""
     import cupy
 
-    left, right, dtype, result = _dense(sets)
+    left, right, dtype, result = dense_operands(sets)
     shape = sets.problem.outputs[sets.kernel.outputs[0]]
     whole, y = (
         cupy.empty(shape, dtype=DTYPES["int32"].storage),
@@ -224,7 +224,7 @@ def _torch(sets: Sets, name: str) -> Candidate:
     """x @ w.T, or `_int_mm` of whole numbers, and then their scales by two more of torch's products."""
     import torch
 
-    left, right, dtype, result = _dense(sets)
+    left, right, dtype, result = dense_operands(sets)
     views = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.int8}
     a, b = ([torch.from_dlpack(x).view(views[dtype]) for x in side] for side in (left, right))
     scales = [torch.from_dlpack(sets.array(0, one)) for one in ("SX", "SW") if one in sets.problem.inputs]

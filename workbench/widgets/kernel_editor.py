@@ -83,4 +83,5 @@ def _status(built: Build) -> str:
     done = f"compiled for {built.arch} by {built.compiled.compiler} in {built.compiled.compile_ms:.0f} ms"
     if built.listing:
         done += f", {len(built.listing.instructions)} instructions"
-    return "; ".join(filter(None, [done, built.note]))
+    note = built.note.partition("\n")[0].rstrip(":")  # what follows is a header to copy
+    return "; ".join(filter(None, [done, note]))

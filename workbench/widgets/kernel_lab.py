@@ -19,7 +19,7 @@ from ..inspect.kernel_lab import KernelLab
 from ..inspect.view import VIEWS
 from ..jobs import Job, Latest
 from ..speed.build import Build
-from ..speed.emulator import SCHEDULES
+from ..speed.fuzz import CHECKS
 from ..speed.ladder import ladders
 from ..speed.table import parse_shape
 from .job_view import JobView
@@ -30,7 +30,8 @@ from .plot import Plot
 TABS = {
     "instructions": "what each line became, by kind; click a bar to go to its line",
     "occupancy": "how many warps a multiprocessor holds: arithmetic from published limits, not a measurement",
-    "schedules": "the source on the CPU, in five orders of threads that a GPU may choose, too",
+    "schedules": "the source on the CPU, in five orders of threads that a GPU may choose, too; and whether two threads "
+    "touch the same shared memory with no barrier between",
     "times": "checked against float64, then timed in turns with the baseline",
     "roofline": "what was timed, under what the machine can do",
     "ladder": "each rung in percent of the baseline; what its idea was predicted to win, and won",
@@ -84,7 +85,9 @@ class KernelLabView(ipw.VBox):
         )
         self.ladder = ipw.Dropdown(description="ladder", layout={"width": "200px"})
         self.result = ipw.HTML()
-        self.again = _button("Run again", "all five schedules, with another seed", self._run_again)
+        self.again = _button(
+            "Run again", "all five schedules and the look for races, with another seed", self._run_again
+        )
         self.hunt = _button("Leave out each synchronisation", "is every one of them needed?", self._hunt)
         self.what = ipw.Dropdown(options=MEASURES, description="measure", layout={"width": "230px"})
         self.run = _button("Measure", "in a process of its own", self._measure)
@@ -122,7 +125,9 @@ class KernelLabView(ipw.VBox):
             if "P(X" in shipped.op:  # no product: the CPU has no kernels for it
                 known.popitem()
             self.what.options = known
-            self.ladder.options, self.ladder.value = list(ladders()), lab.ladder
+            known_ladders = list(ladders())
+            self.ladder.options = known_ladders
+            self.ladder.value = lab.ladder if lab.ladder in known_ladders else known_ladders[0]
             with self.editor.hold_sync():
                 self.editor.name, self.editor.idea = lab.name, shipped.idea
                 self.editor.source = lab.source
@@ -244,13 +249,13 @@ class KernelLabView(ipw.VBox):
         yield from self.lab.fuzzing(seed)
 
     def _fuzzed(self, frame: pd.DataFrame) -> None:
-        self.schedules = frame if len(frame) == len(SCHEDULES) else None
+        self.schedules = frame if len(frame) == len(CHECKS) else None
         if self.tabs.value == "schedules":
             self.result.value = schedule_table(frame, self.lab.small, self._seed)
 
     def _fuzz_failed(self, error: Exception) -> None:
         self._of = None
-        self.result.value = f"<p class='wb-error' role='alert'>{escape(_words(error))}</p>"
+        self.result.value = _alert(error)
         if not isinstance(error, Refused):
             raise error
 
@@ -286,7 +291,9 @@ class KernelLabView(ipw.VBox):
             if job.state == "done":
                 show(job.result)
             elif isinstance(job.error, Exception) and job.state == "failed":
-                self.result.value = f"<p class='wb-error' role='alert'>{escape(_words(job.error))}</p>"
+                known = self.lab.measured if self.tabs.value == "times" else None
+                below = "" if known is None else timing_table(known, "measured here")
+                self.result.value = _alert(job.error) + below
 
         for button in (self.run, self.hunt):
             button.disabled = True
@@ -296,7 +303,10 @@ class KernelLabView(ipw.VBox):
 def _names(lab: KernelLab) -> list[tuple[str, str]]:
     """(what stands in the list, name), ladder by ladder."""
     rungs = sorted(lab.shipped.values(), key=lambda kernel: (kernel.ladder, kernel.rung, kernel.name))
-    return [(f"{kernel.ladder} {kernel.rung}: {kernel.name}", kernel.name) for kernel in rungs]
+    return [
+        (f"{f'{kernel.ladder} {kernel.rung}' if kernel.ladder else 'no header'}: {kernel.name}", kernel.name)
+        for kernel in rungs
+    ]
 
 
 def _row(*children: ipw.Widget) -> ipw.HBox:
@@ -310,6 +320,13 @@ def _button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:
     button.add_class("wb-small")
     button.on_click(lambda _button: call())
     return button
+
+
+def _alert(error: Exception) -> str:
+    """What went wrong, as HTML; a header to copy keeps its lines."""
+    said, _, lines = _words(error).partition("\n")
+    code = f"<pre>{escape(lines)}</pre>" if lines else ""
+    return f"<div class='wb-error' role='alert'>{escape(said)}{code}</div>"
 
 
 def _words(error: Exception) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..speed import to_records
 from ..speed.build import Build
+from ..speed.emulator import RACES
 from ..speed.occupancy import Step
 from .numbers import number
 
@@ -17,13 +18,14 @@ MOST_STEPS = 12  # marks on a bar: of more, only the last can be told apart
 
 def resource_bars(built: Build, registers: Sequence[Step], shared: Sequence[Step]) -> str:
     """Registers and shared memory against the steps at which a block is lost; warps; spills; instructions asked for."""
-    if built.compiled is None or built.kernel is None:
+    own = built.own
+    if own is None:
         return ""
-    own = built.compiled.functions[built.kernel.name]
     resident, parts = built.occupancy, []
-    budget = built.kernel.registers
-    over = own.registers > budget
-    words = f"<b>{own.registers}</b> registers, budget {budget}" + (" <b>exceeded</b>" if over else "")
+    budget = built.kernel.registers if built.kernel else None
+    over = budget is not None and own.registers > budget
+    words = f"<b>{own.registers}</b> registers" + ("" if budget is None else f", budget {budget}")
+    words += " <b>exceeded</b>" if over else ""
     marks = [step.most / 256 for step in registers[-MOST_STEPS:]]
     parts.append(_bar(words, own.registers / 256, marks, over, _next("register", own.registers, registers)))
     if resident is not None:
@@ -42,6 +44,10 @@ def resource_bars(built: Build, registers: Sequence[Step], shared: Sequence[Step
         words = f"<b>{resident.warps}</b> of {resident.multiprocessor.warps} warps resident"
         limit = f"{resident.blocks} blocks of {resident.threads} threads, limited by {', '.join(resident.limited_by)}"
         parts.append(_bar(words, resident.share, [], False, limit))
+    if built.kernel is None:
+        parts.append(
+            f"<div class='wb-resource'><b>{own.shared_bytes / 1024:.4g}</b> KiB static shared memory</div>"
+        )
     spilled = own.spill_stores + own.spill_loads
     kind = "wb-lab-bad" if spilled else "wb-lab-good"
     said = f"spills: {own.spill_stores} B stored, {own.spill_loads} B loaded" if spilled else "no spills"
@@ -82,22 +88,23 @@ def _needed(built: Build) -> str:
 
 
 def schedule_table(frame: pd.DataFrame, shape: Sequence[int], seed: int) -> str:
-    """Passed or not in each schedule, and where it broke."""
+    """Passed or not in each schedule, and where it broke; in the last row, whether threads race."""
     rows = []
     for row in frame.to_dict("records"):
-        verdict = (
-            "<span class='wb-lab-good'>passed</span>"
-            if row["passed"]
-            else "<span class='wb-lab-bad'>failed</span>"
-        )
+        verdict = "not looked for"
+        if row["passed"] is not None:
+            kind, said = ("wb-lab-good", "passed") if row["passed"] else ("wb-lab-bad", "failed")
+            verdict = f"<span class='{kind}'>{said}</span>"
         place = []
         if row["block"] is not None:
             place.append(f"block {tuple(row['block'])}, thread {tuple(row['thread'])}")
         if row["at"]:
             place.append(f"at {row['at']}")
         rows.append([escape(row["schedule"]), verdict, escape(", ".join(place)), escape(row["message"])])
-    passed = frame["passed"].tolist().count(True)
-    head = f"<p>{passed} of {len(frame)} schedules passed at {'×'.join(map(str, shape))}, seed {seed}</p>"
+    ordered, races = frame[frame["schedule"] != RACES], frame[frame["schedule"] == RACES]
+    passed = ordered["passed"].tolist().count(True)
+    race = {(True,): ", no race", (False,): ", threads race"}.get(tuple(races["passed"]), "")
+    head = f"<p>{passed} of {len(ordered)} schedules passed{race} at {'×'.join(map(str, shape))}, seed {seed}</p>"
     return head + _table(["schedule", "", "where", "what"], rows)
 
 
@@ -113,7 +120,9 @@ def mutant_table(frame: pd.DataFrame) -> str:
     if not rows:
         return "<p>this kernel has no synchronisation to leave out</p>"
     caught = frame["caught"].tolist().count(True)
-    head = f"<p>{caught} of {len(frame)} synchronisations are needed, as the schedules show</p>"
+    head = (
+        f"<p>{caught} of {len(frame)} synchronisations are needed: else threads race or a schedule breaks</p>"
+    )
     return head + _table(["line", "left out", "", "what was seen"], rows)
 
 

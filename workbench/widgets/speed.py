@@ -1,79 +1,303 @@
-"""SpeedView: the kernels for a layer's shape, what was measured or compiled of them, and the way to the kernel lab."""
+"""SpeedView: a layer of the bench on the kernels, its two errors kept apart; what is compiled, and the kernel lab."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as ipw
 
+from ..errors import Refused
 from ..inspect.kernel_lab import KernelLab
-from ..jobs import Job
-from ..speed import to_records
+from ..jobs import Job, Latest
+from ..speed import cuda, kernels, run_layer, to_records
 from ..speed.apart import measure_apart
+from ..speed.layer import kernel_for
+from ..speed.table import Row, to_frame
 from .job_view import JobView
 from .numbers import number
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from ..grid import CompressedWeight
+    from ..inspect import Answer, Session
+    from ..speed import Kernel
+
+ROUNDS, BUDGET_S = 5, 6.0
+MOST_BATCH = 4096
+ERRORS = (
+    "kernel error: of the kernel's arithmetic, against the float64 product with the compressed weight; weight error: "
+    "of that product, against the one with the original weight; both relative"
+)
+OF_LAYER = f"{ERRORS}, for inputs drawn from a normal distribution"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A compressed weight [out, in] on the bench, what it was before, and what has made it. Two are the same where
+    layer and method, or variant, are: the bench makes a weight anew at many occasions."""
+
+    compressed: CompressedWeight = field(compare=False)
+    original: Tensor = field(compare=False)
+    label: str = field(compare=False)
+    layer: str
+    made_by: Any  # a method, or the number of a variant
+
 
 class SpeedView(ipw.VBox):
-    """The product C[M, N] = A[M, K] B[K, N] of a layer's shape by the kernels that are there; Measure runs them in
-    another process. `drawer` is where the kernel lab opens: put it where there is room for it."""
+    """Y[batch, out] = X[batch, in] W^T of the selected layer. Run layer takes the compressed weight of the bench,
+    packed for each kernel that reads its grid; Every kernel takes random operands of that shape, in a process of its
+    own. Without a GPU both are the CPU's kernels, and CUDA kernels compiles those for the weight and emulates them.
 
-    def __init__(self, shape: tuple[int, int, int] = (16, 1024, 1024)):
-        self.shape = shape
-        self.run = ipw.Button(description="Measure", tooltip="compile, check against float64, time")
-        self.open_lab = ipw.Button(
-            description="Kernel lab", tooltip="edit a kernel, see its machine code, run it"
+    `drawer` is where the kernel lab opens: put it where there is room for it."""
+
+    def __init__(self, shape: tuple[int, int, int] = (16, 1024, 1024), session: Session | None = None):
+        self.shape, self.session = shape, session
+        self._of_method: Weight | None = None
+        self._fit: tuple[Kernel, str] | None = None
+        self._error = self._ended_so = ""  # of the last run
+        self._shows_layer = False  # whether the table is of the weight, not of the shape alone
+        self._build()
+        self._fitter = Latest(self._find_fit, self._show_fit, self._fit_failed, "speed fit")
+        super().__init__([self.bar, self.note, self.result])
+        self.add_class("wb-speed")
+        self.layout.observe(lambda _change: self._ask_fit(), "display")  # looked up where somebody looks
+        self.look(shape)
+
+    def _build(self) -> None:
+        self.batch = ipw.BoundedIntText(value=self.shape[0], min=1, max=MOST_BATCH, description="batch")
+        self.batch.tooltip = "rows of inputs: tokens at a time; 1 is one user's answer"
+        self.batch.add_class("wb-speed-batch")
+        self.choice = ipw.Dropdown(options=["method"], description="weight of")
+        self.choice.tooltip = "the method on the bench, or the active variant"
+        self.choice.add_class("wb-speed-choice")
+        self.run = _button("Run layer", "pack this compressed weight, check it, time it", self._run_layer)
+        self.every = _button("Every kernel", "random operands of this shape", self._run_every)
+        self.compile = _button(
+            "CUDA kernels", "for this weight: registers, shared memory, error; timed on a GPU", self._run_cuda
         )
-        self.note = ipw.HTML()
-        self.result = ipw.HTML()
+        self.open_lab = _button("Kernel lab", "edit a kernel, see its machine code, run it", self._toggle)
+        self.note, self.result = ipw.HTML(), ipw.HTML()
+        self.note.add_class("wb-speed-note")
         self.job = JobView()
         self.drawer = ipw.VBox()
         self.drawer.layout.display = "none"
-        self.run.on_click(lambda _button: self._start())
-        self.open_lab.on_click(lambda _button: self._toggle())
-        self.bar = ipw.HBox([self.run, self.open_lab, self.note])
-        super().__init__([self.bar, self.result])
-        self.add_class("wb-speed")
-        self.look(shape)
+        self.buttons = (self.run, self.every, self.compile)
+        self.bar = ipw.HBox([self.batch, self.choice, *self.buttons, self.open_lab])
+        self.bar.add_class("wb-speed-bar")
+        self.batch.observe(lambda change: self.look((change["new"], *self.shape[1:])), "value")
+        self.choice.observe(lambda _change: self.look(self.shape), "value")
+
+    # What is on the bench
 
     def look(self, shape: tuple[int, int, int]) -> None:
-        """Another shape M x N x K; what was measured of the last one is taken down."""
-        self.shape = shape
-        self.note.value = "fp32, {} x {} x {} (batch x out x in)".format(*shape)
-        self.result.value = ""
+        """Another shape batch x out x in; what was measured of the last one is taken down."""
+        if shape[1:] != self.shape[1:]:
+            self._of_method = None
+        self.shape, self.batch.value = shape, shape[0]
+        self.result.value = self._error = self._ended_so = ""
+        self.offer()
 
-    def _start(self) -> None:
+    def take(self, answer: Answer) -> None:
+        """What the method on the bench has made of the selected layer."""
+        if answer.compressed is None or self.session is None or answer.layer != self.session.layer.name:
+            return
+        before, original = self._of_method, self.session.error_map.w
+        self._of_method = Weight(
+            answer.compressed, original, answer.method.label, answer.layer, answer.method
+        )
+        if self._of_method != before and self.choice.value == "method":
+            self._another()
+
+    def offer(self) -> None:
+        """Let the active variant's weight be chosen, where it has one for the selected layer."""
+        options = ["method", *(["variant"] if self._variant() else [])]
+        if list(self.choice.options) != options:
+            self.choice.options = options
+        self.choice.layout.display = None if len(options) > 1 else "none"
+        self._another()
+
+    def _variant(self) -> Weight | None:
+        if self.session is None:
+            return None
+        history, layer = self.session.history, self.session.layer.name
+        found = history.variant.weights.get(layer)
+        if found is None:
+            return None
+        return Weight(found, self.session.error_map.w, history.variant.label, layer, history.active)
+
+    @property
+    def weight(self) -> Weight | None:
+        """The compressed weight that is run; None before the bench has one."""
+        return self._variant() if self.choice.value == "variant" else self._of_method
+
+    def _another(self) -> None:
+        """Another weight is on the bench."""
+        for button in (self.run, self.compile):
+            button.layout.display = None if self.session is not None else "none"
+        self._fit = None
+        if self._shows_layer:
+            self.result.value = ""
+        self._say()
+        self._ask_fit()
+
+    def _say(self) -> None:
+        sizes = "{1} × {2}, batch {0}".format(*self.shape)
+        weight = self.weight
+        said = [f"<b>{escape(_shortened(weight.label))}</b> on {sizes}" if weight else sizes]
+        if self._fit is not None:
+            kernel, why = self._fit
+            said.append(
+                escape(why[:1].upper() + why[1:])
+                if why
+                else f"CUDA kernel for this grid: <b>{escape(kernel.name)}</b>, packing {escape(kernel.packing)}"
+            )
+        if self._ended_so:
+            said.append(escape(self._ended_so))
+        if self._error:
+            said.append(f"<span class='wb-error' role='alert'>{escape(self._error)}</span>")
+        self.note.value = "<br>".join(said)
+
+    # Which kernel reads it
+
+    def _ask_fit(self) -> None:
+        weight = self.weight
+        if weight is not None and self._fit is None and self.layout.display != "none":
+            self._fitter.request((weight, self.shape[0]))
+
+    def _find_fit(self, asked: tuple[Weight, int]) -> tuple[tuple[Weight, int], tuple[Kernel, str]]:
+        weight, batch = asked
+        return asked, kernel_for(weight.compressed, batch)
+
+    def _show_fit(self, answer: tuple[tuple[Weight, int], tuple[Kernel, str]]) -> None:
+        asked, found = answer
+        if asked == (self.weight, self.shape[0]):
+            self._fit = found
+            self._say()
+
+    def _fit_failed(self, error: Exception) -> None:
+        self._error = str(error)
+        self._say()
+        if not isinstance(error, Refused):
+            raise error
+
+    # Measuring
+
+    def _run_layer(self) -> None:
+        self._start(lambda job, found: self._layer(job, found, None), OF_LAYER, of_layer=True)
+
+    def _run_cuda(self) -> None:
+        names = ",".join(kernels())
+        self._start(lambda job, found: self._layer(job, found, names), OF_LAYER, of_layer=True)
+
+    def _layer(self, job: Job, found: Callable[[pd.DataFrame], None], names: str | None) -> pd.DataFrame:
+        weight, batch = self.weight, self.shape[0]
+        if weight is None:
+            raise Refused(
+                "no compressed weight yet: choose a method that takes this layer, and wait for its error"
+            )
+        rows: dict[str, Row] = {}
+
+        def add(more: list[Row]) -> None:
+            rows.update({row["kernel"]: row for row in more})
+            found(to_frame(list(rows.values())))
+
+        return run_layer(
+            weight.compressed,
+            batch,
+            names or _here(),
+            ROUNDS,
+            original=weight.original,
+            emulate=names is not None,
+            budget_s=BUDGET_S,
+            progress=job.step,
+            found=add,
+        )
+
+    def _run_every(self) -> None:
+        shape = self.shape
+
+        def measure(job: Job, found: Callable[[pd.DataFrame], None]) -> pd.DataFrame:
+            return measure_apart(shape, _here(), ROUNDS, budget_s=BUDGET_S, progress=job.step, found=found)
+
+        self._start(measure, f"random weights; {ERRORS}", of_layer=False)
+
+    def _start(
+        self,
+        work: Callable[[Job, Callable[[pd.DataFrame], None]], pd.DataFrame],
+        caption: str,
+        *,
+        of_layer: bool,
+    ) -> None:
+        """Run a measurement; its rows are shown as they become known, and stay where it is cancelled or fails."""
         if self.job.job is not None:
             return
-        self.run.disabled = True
+        for button in self.buttons:
+            button.disabled = True
+        self._error = self._ended_so = self.result.value = ""
+        self._shows_layer = of_layer
+        self._say()
         self.children = [
             self.bar,
+            self.note,
             self.job,
             self.result,
-        ]  # a bench has another job; only what runs is on the page
-        shape = self.shape
-        job = Job(lambda job: measure_apart(shape, "*", 5, budget_s=6.0, progress=job.step), "measure")
-        self.job.watch(job.start(), lambda job: self._ended(job, shape))
+        ]  # a bench has another job; only what runs is seen
+        asked, known = self._asked(of_layer), _Known()
+        job = Job(lambda job: work(job, known.take), "measure")
 
-    def _ended(self, job: Job, shape: tuple[int, int, int]) -> None:
-        self.run.disabled = False
-        self.children = [self.bar, self.result]
-        if job.state == "done" and shape == self.shape:
-            self._show(job.result)
+        def show_news(_job: Job) -> None:
+            frame = known.news()
+            if frame is not None and asked == self._asked(of_layer):
+                self._show(frame, caption)
+
+        job.listen(show_news)
+        self.job.watch(job.start(), lambda job: self._ended(job, asked == self._asked(of_layer), caption))
+
+    def _asked(self, of_layer: bool) -> tuple[tuple[int, int, int], Weight | None]:
+        """What a measurement is of; its answer is dropped where that is no more on the bench."""
+        return self.shape, self.weight if of_layer else None
+
+    def _ended(self, job: Job, wanted: bool, caption: str) -> None:
+        for button in self.buttons:
+            button.disabled = False
+        self.children = [self.bar, self.note, self.result]
+        if not wanted:
+            return
+        if job.state == "done":
+            self._show(job.result, caption)
         elif job.state == "failed":
-            self.note.value = f"<span class='wb-error' role='alert'>{escape(str(job.error))}</span>"
+            self._error = str(job.error)
+        else:
+            self._ended_so = (
+                "cancelled; what was known by then is below" if self.result.value else "cancelled"
+            )
+        self._say()
 
-    def _show(self, frame: Any) -> None:
+    def _show(self, frame: Any, caption: str = ERRORS) -> None:
+        records = to_records(frame)
+        told = [_told(record) for record in records]
+        common = [part for part in told[0] if all(part in parts for parts in told)] if len(told) > 1 else []
         head = "".join(
-            f"<th{side}>{name}</th>"
-            for name, side in zip(_HEADS, ["", *[_RIGHT] * (len(_HEADS) - 1)], strict=True)
+            f"<th{_RIGHT if place >= _NUMBERS else ''}>{name}</th>" for place, name in enumerate(_HEADS)
         )
-        rows = "".join(map(_row, to_records(frame)))
-        self.result.value = f"<table class='wb-speed-table'><tr>{head}</tr>{rows}</table>"
+        rows = "".join(
+            _row(record, [part for part in parts if part not in common])
+            for record, parts in zip(records, told, strict=True)
+        )
+        baseline = next((f"baseline: {row['baseline']}" for row in records if row["baseline"]), "")
+        below = ". ".join(filter(None, ["; ".join(filter(None, [baseline, *common])), caption]))
+        table = f"<table class='wb-speed-table'><tr>{head}</tr>{rows}</table>"
+        self.result.value = f"{table}<div class='wb-note'>{escape(below)}</div>"
+
+    # The kernel lab
 
     def _toggle(self) -> None:
-        """Open the kernel lab at the layer's shape, or close it."""
+        """Open the kernel lab on the kernel for this weight, at the layer's shape; or close it."""
         if self.drawer.children:
             for child in self.drawer.children:
                 child.close()
@@ -81,34 +305,102 @@ class SpeedView(ipw.VBox):
             return
         from .kernel_lab import KernelLabView  # only who opens it waits for it
 
-        self.drawer.children = [KernelLabView(KernelLab(shape=self.shape))]
+        weight = self.weight
+        if self._fit is None and weight is not None:
+            self._fit = kernel_for(weight.compressed, self.shape[0])
+        opened = KernelLab(self._fit[0], shape=self.shape) if self._fit else KernelLab(shape=self.shape)
+        self.drawer.children = [KernelLabView(opened)]
         self.drawer.layout.display = None
 
 
-_HEADS = ("kernel", "time", "× baseline", "registers", "shared", "spills")
+class _Known:
+    """The newest table, from the thread of a job to the page."""
+
+    def __init__(self) -> None:
+        self._frame: pd.DataFrame | None = None
+
+    def take(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+
+    def news(self) -> pd.DataFrame | None:
+        """What has come since the last call."""
+        frame, self._frame = self._frame, None
+        return frame
+
+
+def _here() -> str:
+    """The kernels that this machine can time."""
+    return "*" if cuda.find_device()[0] is not None else "cpu-*"
+
+
+def _button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:
+    button = ipw.Button(description=name, tooltip=tooltip)
+    button.layout.width = "auto"
+    button.on_click(lambda _button: call())
+    return button
+
+
 _RIGHT = " class='wb-right-aligned'"
+_HEADS = ("kernel", "backend, packing", "time", "× baseline", "kernel error", "weight error")
+_NUMBERS = 2  # columns from here on are numbers
 
 
-def _row(record: dict) -> str:
-    """One kernel: its numbers, and below them where they come from."""
+def _row(record: dict, told: list[str]) -> str:
+    """One kernel: its numbers, and below them what there is to know of them."""
+    words = (
+        f"<b>{escape(str(record['kernel']))}</b>",
+        escape(", ".join(filter(None, [_backend(str(record["kernel"])), _packing(record["packing"])]))),
+    )
     figures = (
         _time(record["seconds"]),
         number(record["ratio"]),
-        _whole(record["registers"]),
-        _whole(record["shared_bytes"], " B"),
-        _whole(record["spills"], " B"),
+        number(record["relative_error"], 2),
+        number(record["weight_error"], 2),
     )
-    cells = "".join(f"<td{_RIGHT}>{figure}</td>" for figure in figures)
-    where = " · ".join(filter(None, (str(record["device"] or ""), str(record["note"] or ""))))
-    return (
-        f"<tr><td><b>{escape(str(record['kernel']))}</b></td>{cells}</tr>"
-        f"<tr><td class='wb-note' colspan='{len(_HEADS)}'>{escape(where)}</td></tr>"
+    cells = "".join(f"<td>{word}</td>" for word in words)
+    cells += "".join(f"<td{_RIGHT}>{figure}</td>" for figure in figures)
+    note = (
+        f"<tr><td class='wb-note' colspan='{len(_HEADS)}'>{escape(' · '.join(told))}</td></tr>"
+        if told
+        else ""
     )
+    return f"<tr>{cells}</tr>{note}"
 
 
-def _whole(value: int | None, unit: str = "") -> str:
-    return "–" if value is None else f"{value}{unit}"
+def _told(record: dict) -> list[str]:
+    """What there is to know of a row: the device, the resources, the parts of its note."""
+    parts = [part for part in str(record["note"] or "").split("; ") if part]
+    if record["registers"] is None:
+        return list(filter(None, [record["device"], *parts]))
+    spilled = f"{record['spills']} B spilled" if record["spills"] else "no spills"
+    resources = f"{record['registers']} registers, {record['shared_bytes']} B shared, {spilled}"
+    if record["where"] != "compiled only":
+        return list(filter(None, [record["device"], resources, *parts]))
+    # the note says the registers of each architecture; those of the newest are enough here
+    why, _, _ = parts[0].partition(": compiled for ")
+    more = [part for part in parts[1:] if not part.startswith("sm_")]
+    return [why, f"{resources} ({_architecture(record['device'])})", *more]
+
+
+def _architecture(device: str) -> str:
+    """ "none (sm_90)" -> "sm_90"."""
+    return device.partition("(")[2].rstrip(")")
+
+
+def _backend(kernel: str) -> str:
+    """What runs a kernel of this name."""
+    if not kernel.startswith("cpu-"):
+        return "CUDA" if kernel in kernels() else kernel.partition("-")[0]
+    return next((name for name in ("torch", "numba") if kernel.startswith(f"cpu-{name}")), "C++")
+
+
+def _packing(packing: str | None) -> str:
+    return "" if packing in (None, "none") else str(packing)
 
 
 def _time(seconds: float | None) -> str:
     return "–" if seconds is None else f"{number(1e3 * seconds)} ms"
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

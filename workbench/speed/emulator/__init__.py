@@ -4,17 +4,22 @@ Each thread is a fiber that runs until it has to wait. Five schedules, determini
 an order of threads that a GPU may choose, too, so a kernel that one of them breaks is broken. Shared memory and
 results begin as NaN; asynchronous copies land as late or as early as they may; operands lie between pages that
 nobody may touch, as far as a 32-bit index reaches, and arrays of shared memory between bytes that nobody may change.
+A sixth run, RACES, asks no order at all: whether any two threads touch the same byte of shared memory, one of them
+writing, with nothing between that makes one wait for the other. So a lost barrier is reported with both threads, even
+where every schedule happens to be right; the price is a launch that takes three to twenty times as long.
 The kernel runs in a process of its own with a time limit; what it prints is dropped. There are no times in this: how
 fast a GPU would be, the emulator does not know.
 
 It does not see: an index that leaves its row and stays in its matrix, or leaves its array of shared memory for another
 one or only reads there (NaN), unless the result shows it; a missing fence between ordinary and asynchronous access
 (mbarrier_init_fence, fence_async_shared do nothing here); bits of a descriptor or an instruction that only the
-hardware reads; the order in which tensor cores add. Clusters, inline PTX and `__shared__` in templates are not
+hardware reads; the order in which tensor cores add; races in global memory. A flag in shared memory that others poll is
+a race to it, as CUDA has it without an atomic. Clusters, inline PTX and `__shared__` in templates are not
 modelled. A barrier deleted in the source is told apart by line, so there is one to a line.
 
 from workbench.speed import emulator, kernels
 emulator.run(kernels()["fp32_tiled"], (33, 65, 70), "greedy").relative_error
+emulator.run(kernels()["fp32_tiled"], (33, 65, 70), emulator.RACES).message
 [one for one in emulator.fuzz(kernels()["fp32_tiled"], (33, 65, 70)) if not one.passed]
 """
 
@@ -33,10 +38,11 @@ from ...errors import Refused, near
 from ..kernel import Kernel
 from ..ops import DTYPES, OPS, Problem, Shape, pitched, problem
 from ..table import read_shape
+from .places import line_of
 from .source import Mutant, build, mutants
 from .worker import WORKER
 
-__all__ = ["SCHEDULES", "Emulated", "Mutant", "Violation", "build", "fuzz", "mutants", "run"]
+__all__ = ["RACES", "SCHEDULES", "Emulated", "Mutant", "Violation", "build", "fuzz", "mutants", "run"]
 
 SCHEDULES = {
     "forward": "threads in turn, each to its next wait; copies land when they are waited for",
@@ -45,12 +51,14 @@ SCHEDULES = {
     "greedy": "the first warps run as far ahead as they can; copies land late",
     "greedy-reverse": "the last warps run as far ahead as they can; copies land at once, bulk copies newest first",
 }
+RACES = "races"  # no order of threads, but a look at whether every order would do
 MOST_BYTES = 1 << 30  # of operands: a shape for a GPU would run for hours here
 
 
 @dataclass(frozen=True)
 class Violation:
-    """What a thread did that it may not do. `line`: the last synchronisation that it came to, 0: none yet."""
+    """What a thread did that it may not do. `line`: the last synchronisation that it came to, 0: none yet. Of a race
+    the text names the element, the other thread, and the line of each access where it is known."""
 
     kind: str
     text: str
@@ -116,11 +124,11 @@ def run(
     timeout_s: float = 20.0,
 ) -> Emulated:
     """Launch a kernel on the CPU at shape (M, N, K) or "MxNxK" with random operands (by `seed`), or with those of
-    `given`, such as a compressed layer (`ops.layer`). `without` leaves out the synchronisation of one line. A wrong
-    result or a violation is an answer, not an exception. CompileError: it is no C++; NoCompiler: none here; Refused:
-    a shape or a schedule that cannot be."""
-    if schedule not in SCHEDULES:
-        raise Refused(f"no schedule is called {schedule!r}{near(schedule, SCHEDULES)}")
+    `given`, such as a compressed layer (`ops.layer`). `schedule`: one of SCHEDULES, or RACES. `without` leaves out the
+    synchronisation of one line. A wrong result or a violation is an answer, not an exception. CompileError: it is no
+    C++; NoCompiler: none here; Refused: a shape or a schedule that cannot be."""
+    if schedule not in (*SCHEDULES, RACES):
+        raise Refused(f"no schedule is called {schedule!r}{near(schedule, (*SCHEDULES, RACES))}")
     M, N, K = read_shape(shape)
     grid, block, shared = kernel.launch(M, N, K)
     plain = OPS[kernel.op].shapes(M, N, K).values()
@@ -131,13 +139,13 @@ def run(
     given, expected = _problem(kernel, (M, N, K), seed) if given is None else (given, given.expected())
     operands, arrays = _layout(kernel, given)
     request = {
-        "library": str(build(kernel)),
+        "library": str(build(kernel, races=schedule == RACES)),
         "operands": operands,
         "shape": [M, N, K],
         "grid": grid,
         "block": block,
         "shared": shared,
-        "schedule": list(SCHEDULES).index(schedule),
+        "schedule": 0 if schedule == RACES else list(SCHEDULES).index(schedule),
         "seed": seed,
         "without": [without.line] if without else [],
         "limit_ms": int(1e3 * timeout_s),
@@ -151,7 +159,7 @@ def run(
         violations = (
             Violation(
                 answer["kind"],
-                answer["text"],
+                _placed(answer, request["library"], kernel),
                 tuple(answer["block"]),
                 tuple(answer["thread"]),
                 answer["line"],
@@ -183,6 +191,14 @@ def fuzz(
     return [
         run(kernel, shape, schedule, seed, without=without, timeout_s=timeout_s) for schedule in SCHEDULES
     ]
+
+
+def _placed(answer: dict, library: str, kernel: Kernel) -> str:
+    """The text of a violation with its lines where it has places for them: {0}, {1}."""
+    if answer["kind"] != "race":
+        return answer["text"]
+    lines = [line_of(place, library, f"{kernel.name}.cu.cpp") for place in answer["places"]]
+    return answer["text"].format(*(f" in line {line}" if line else "" for line in lines))
 
 
 def _problem(kernel: Kernel, shape: Shape, seed: int) -> tuple[Problem, dict[str, np.ndarray]]:

@@ -56,6 +56,7 @@ class Report(ctypes.Structure):
         ("thread", U32 * 3),
         ("line", I32),
         ("switches", U64),
+        ("places", U32 * 2),
     ]
 
 
@@ -122,6 +123,7 @@ def _launch(library: ctypes.CDLL, asked: dict, at: int) -> dict:
         "block": list(report.block),
         "thread": list(report.thread),
         "line": report.line,
+        "places": list(report.places),
         "seconds": time.perf_counter() - began,
     }
 

@@ -52,9 +52,10 @@ def mutants(kernel: Kernel) -> list[Mutant]:
     return [Mutant(n, line.strip()) for n, line in enumerate(lines, start=1) if _CALL.search(line)]
 
 
-def build(kernel: Kernel) -> Path:
-    """The library, compiled now or found in the cache. CompileError with the line of the kernel's source;
-    NoCompiler with the way to one; Refused where the emulator does not work or cannot know what would happen."""
+def build(kernel: Kernel, *, races: bool = False) -> Path:
+    """The library, compiled now or found in the cache; with `races` one that looks for races in shared memory, some
+    times slower. CompileError with the line of the kernel's source; NoCompiler with the way to one; Refused where the
+    emulator does not work or cannot know what would happen."""
     if sys.platform != "linux":
         raise Refused(
             f"the emulator of CUDA kernels runs on Linux, not on {sys.platform}; NVRTC's report does not need it"
@@ -75,14 +76,15 @@ def build(kernel: Kernel) -> Path:
             "",
         ]
     )
-    return cxx.build(text, name=name, flags=[*FLAGS, *_bounds()], include=[INCLUDE, FOLDER])
+    flags = [*FLAGS, *_bounds(), *(_watched() if races else ())]
+    return cxx.build(text, name=name, flags=flags, include=[INCLUDE, FOLDER])
 
 
 def _for_the_cpu(source: str) -> str:
     """The few things that no macro can turn into C++; lines stay lines."""
     source = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<mma\.h>", '#include "wmma.h"', source, flags=re.MULTILINE)
     source = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<cuda\w*\.h>", "", source, flags=re.MULTILINE)
-    return _fenced(_DYNAMIC.sub(r"\1* \2 = emu::dynamic<\1>();", source))
+    return _fenced(_DYNAMIC.sub(r'\1* \2 = emu::dynamic<\1>("\2");', source))
 
 
 def _without_comments(source: str) -> str:
@@ -100,7 +102,7 @@ def _fenced(source: str) -> str:
     for place, (end, names) in enumerate(found):
         if names:
             fence = f"emu_fence_{place}"
-            told = [f'emu::known("{name}", &{name}, sizeof {name})' for name in names]
+            told = [f'emu::known("{name}", {name})' for name in names]
             told.append(f"emu::fenced({fence}, {tight})")
             laid = f" EMU_FENCE {fence}[emu::FENCE]; static const bool {fence}_laid = {' && '.join(told)};"
             made += [source[done:end], laid]
@@ -123,6 +125,29 @@ def _declared(text: str) -> list[str]:
 
 def _bounds() -> list[str]:
     """Arrays of known size, in shared memory or registers, trap where an index leaves them."""
+    return [
+        "-fsanitize=bounds",
+        "-fsanitize-trap=bounds" if _clang() else "-fsanitize-undefined-trap-on-error",
+    ]
+
+
+def _watched() -> list[str]:
+    """A call before each load and store, and line numbers. Both compilers have these calls for tools of their own; here
+    races.h answers them."""
+    if _clang():
+        calls = (
+            "-fsanitize-coverage-type=1",
+            "-fsanitize-coverage-trace-loads",
+            "-fsanitize-coverage-trace-stores",
+        )
+        told = [word for call in calls for word in ("-Xclang", call)]
+    else:
+        # by default the linker would bring the tool itself along
+        libraries = ("-lstdc++", "-lm", "-lgcc_s", "-lgcc", "-lc")
+        told = ["-fsanitize=thread", "-nodefaultlibs", "-Wl,--no-as-needed", *libraries]
+    return ["-DWORKBENCH_RACES=1", "-g1", *told]
+
+
+def _clang() -> bool:
     compiler = cxx.find_compiler()
-    clang = compiler.zig or "clang" in compiler.identity
-    return ["-fsanitize=bounds", "-fsanitize-trap=bounds" if clang else "-fsanitize-undefined-trap-on-error"]
+    return compiler.zig or "clang" in compiler.identity

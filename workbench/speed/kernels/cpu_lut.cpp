@@ -51,23 +51,47 @@ extern "C" void prepare(const Weight* w, const Inputs* in, const float* x, int M
 // 32 quads * 3 * 127 = 12192.
 #if defined(__AVX512BW__)
 constexpr int MOST = 8;
+static inline __m512i look_up(const __m128i* table, __m512i index) {
+    __m512i found = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table)), index);
+    return _mm512_maddubs_epi16(_mm512_set1_epi16(0x0201), found);
+}
 template <int MB>
-static inline void pair(const uint8_t* at, const int8_t* tables, int64_t stride, int quads, int16_t (*sums)[32]) {
-    const __m512i low = _mm512_set1_epi8(15), twice = _mm512_set1_epi16(0x0201);
-    __m512i total[MB];
+static inline void pair(const uint8_t* at, const int8_t* tables, int64_t stride, int quads, __m512i* total) {
+    const __m512i low = _mm512_set1_epi8(15);
     for (int m = 0; m < MB; ++m) total[m] = _mm512_setzero_si512();
+#pragma GCC unroll 4
     for (int q = 0; q < quads; q += 2, at += 64, tables += 32) {
+        fetch(at);
         __m512i both = _mm512_loadu_si512(at);
         __m512i even = _mm512_and_si512(both, low), odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         for (int m = 0; m < MB; ++m) {
             const __m128i* table = (const __m128i*)(tables + m * stride);
-            __m512i one = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table)), even);
-            __m512i two = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table + 1)), odd);
-            total[m] = _mm512_add_epi16(total[m], _mm512_maddubs_epi16(twice, one));
-            total[m] = _mm512_add_epi16(total[m], _mm512_maddubs_epi16(twice, two));
+            total[m] = _mm512_add_epi16(total[m], _mm512_add_epi16(look_up(table, even), look_up(table + 1, odd)));
         }
     }
+}
+template <int MB>
+static inline void pair(const uint8_t* at, const int8_t* tables, int64_t stride, int quads, int16_t (*sums)[32]) {
+    __m512i total[MB];
+    pair<MB>(at, tables, stride, quads, total);
     for (int m = 0; m < MB; ++m) _mm512_storeu_si512(sums[m], total[m]);
+}
+// Two pairs, without a way through memory. One after the other, as they lie: reading at two places at a time takes twice
+// as long, because the prefetcher does not follow.
+#define HAS_FOUR 1
+template <int MB>
+static inline void four(const uint8_t* at, const int8_t* tables, int64_t stride, int quads, int32_t (*sums)[32]) {
+    __m512i lower[MB], upper[MB];
+    pair<MB>(at, tables, stride, quads, lower);
+    pair<MB>(at + 32 * quads, tables, stride, quads, upper);
+    for (int m = 0; m < MB; ++m)
+        for (int half = 0; half < 2; ++half) {
+            auto wide = [&](__m512i x) {
+                return _mm512_cvtepi16_epi32(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x));
+            };
+            __m512i sum = _mm512_add_epi32(wide(lower[m]), _mm512_slli_epi32(wide(upper[m]), 2));
+            _mm512_storeu_si512(sums[m] + 16 * half, sum);
+        }
 }
 template <int MB>
 static inline void single(const uint8_t* at, const int8_t* tables, int64_t stride, int quads, int16_t (*sums)[32]) {
@@ -75,6 +99,7 @@ static inline void single(const uint8_t* at, const int8_t* tables, int64_t strid
     __m512i first[MB], second[MB];
     for (int m = 0; m < MB; ++m) first[m] = second[m] = _mm512_setzero_si512();
     for (int q = 0; q < quads; q += 4, at += 64, tables += 64) {
+        fetch(at);
         __m512i both = _mm512_loadu_si512(at);
         __m512i even = _mm512_and_si512(both, low), odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         for (int m = 0; m < MB; ++m) {
@@ -105,6 +130,7 @@ static inline void pair(const uint8_t* at, const int8_t* tables, int64_t stride,
     for (int m = 0; m < MB; ++m) total[m][0] = total[m][1] = _mm256_setzero_si256();
     for (int q = 0; q < quads; q += 2, at += 64, tables += 32)
         for (int half = 0; half < 2; ++half) {
+            if (half == 0) fetch(at);
             __m256i both = _mm256_loadu_si256((const __m256i*)(at + 32 * half));
             __m256i even = _mm256_and_si256(both, low), odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
             for (int m = 0; m < MB; ++m) {
@@ -123,6 +149,7 @@ static inline void single(const uint8_t* at, const int8_t* tables, int64_t strid
     __m256i first[MB], second[MB];
     for (int m = 0; m < MB; ++m) first[m] = second[m] = _mm256_setzero_si256();
     for (int q = 0; q < quads; q += 2, at += 32, tables += 32) {
+        if (q % 4 == 0) fetch(at);
         __m256i both = _mm256_loadu_si256((const __m256i*)at);
         __m256i even = _mm256_and_si256(both, low), odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
         for (int m = 0; m < MB; ++m) {
@@ -161,6 +188,23 @@ static inline void single(const uint8_t* at, const int8_t* table, int64_t, int q
 }
 #endif
 
+// The sums of a run over all planes, each plane by its power of two
+template <int B, int MB>
+static inline void all(const uint8_t* at, const int8_t* tables, int64_t stride, int quads, int32_t (*total)[32]) {
+#if HAS_FOUR
+    if constexpr (B == 4) return four<MB>(at, tables, stride, quads, total);
+#endif
+    int16_t sums[MB][32];
+    std::memset(total, 0, MB * sizeof *total);
+    for (int plane = 0; plane < B; plane += 2) {
+        if (plane + 1 < B)
+            pair<MB>(at, tables, stride, quads, sums), at += 32 * quads;
+        else
+            single<MB>(at, tables, stride, quads, sums), at += 16 * quads;
+        for (int m = 0; m < MB; ++m)
+            for (int i = 0; i < 32; ++i) total[m][i] += sums[m][i] << plane;
+    }
+}
 template <int B> static void tiles(const Weight* w, const Inputs* in, float* y, int M, int from, int to) {
     const int quads = w->padded / 4;
     const int64_t stride = (int64_t)w->runs * quads * 16;
@@ -172,16 +216,8 @@ template <int B> static void tiles(const Weight* w, const Inputs* in, float* y, 
             Floats result[MB][2] = {};
             for (int r = 0; r < w->runs; ++r) {
                 const int8_t* tables = (const int8_t*)in->data + first * stride + (int64_t)r * quads * 16;
-                int16_t sums[MB][32];
-                int32_t total[MB][32] = {};
-                for (int plane = 0; plane < B; plane += 2) {
-                    if (plane + 1 < B)
-                        pair<MB>(at, tables, stride, quads, sums), at += 32 * quads;
-                    else
-                        single<MB>(at, tables, stride, quads, sums), at += 16 * quads;
-                    for (int m = 0; m < MB; ++m)
-                        for (int i = 0; i < 32; ++i) total[m][i] += sums[m][i] << plane;
-                }
+                int32_t total[MB][32];
+                all<B, MB>(at, tables, stride, quads, total), at += 16 * B * quads;
                 for (int half = 0; half < 2; ++half) {
                     const int64_t index = (((int64_t)tile * w->runs + r) * 2 + half) * 16;
                     Floats scale = read16(w->scale, index, w->wide);

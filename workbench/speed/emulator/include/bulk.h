@@ -1,6 +1,7 @@
 // Barriers in shared memory (mbarrier), and the copies that announce themselves there (TMA).
 #pragma once
 #include "fibers.h"
+#include "races.h"
 
 struct alignas(64) CUtensorMap {  // ours holds in the open what the driver's encodes
     const unsigned char* base;
@@ -22,6 +23,7 @@ static unsigned bulk_count;
 static void forget_bulk() { bulk_count = 0; }
 
 static unsigned find_mbarrier(const void* address, const char* what, int line) {
+    race_atomic(address, sizeof(uint64_t), line);
     for (unsigned i = 0; i < mbarrier_count; ++i)
         if (mbarriers[i].address == address) return i;
     self().line = line;
@@ -31,12 +33,14 @@ static void flip_if_complete(unsigned b) {
     MBarrier& m = mbarriers[b];
     if (m.pending || m.bytes) return;
     m.pending = m.count, ++m.phase;
+    race_mbarrier_flip(b, m.phase);
     for (unsigned i = 0; i < thread_count; ++i) {
         Thread& t = threads[i];
         if (t.state == WAITS_MBARRIER && t.barrier == b && (m.phase & 1) != t.parity) set_ready(i);
     }
 }
 static void arrive(unsigned b, int line) {
+    race_mbarrier_arrive(b);
     if (--mbarriers[b].pending < 0)
         violation("mbarrier", "more arrivals in line %d than the mbarrier was made for", line);
     flip_if_complete(b);
@@ -46,6 +50,7 @@ static void arrive(unsigned b, int line) {
 inline unsigned swizzled(unsigned offset) { return offset ^ (offset >> 7 & 7) << 4; }
 
 static void land(const Bulk& b) {
+    const Unseen unseen;
     const unsigned width = b.map.box_columns * b.map.element;
     for (unsigned r = 0; r < b.map.box_rows; ++r)
         for (unsigned c = 0; c < b.map.box_columns; ++c) {
@@ -74,8 +79,9 @@ static bool land_one() {
 
 using mbarrier = uint64_t;
 
-inline void mbarrier_init(mbarrier* m, unsigned count) {
+inline void mbarrier_init(mbarrier* m, unsigned count, int line = __builtin_LINE()) {
     using namespace emu;
+    race_write(m, sizeof *m, line);
     for (unsigned i = 0; i < mbarrier_count; ++i)
         if (mbarriers[i].address == m) violation("mbarrier", "an mbarrier is initialised twice");
     if (mbarrier_count == 64) violation("mbarrier", "more than 64 mbarriers are not modelled");
@@ -95,9 +101,11 @@ inline void mbarrier_expect(mbarrier* m, unsigned bytes, int line = __builtin_LI
 inline void mbarrier_wait(mbarrier* m, unsigned parity, int line = __builtin_LINE()) {
     if (emu::without(line)) return;
     const unsigned b = emu::find_mbarrier(m, "wait", line);
-    if ((emu::mbarriers[b].phase & 1) != parity) return;
-    emu::self().barrier = b, emu::self().parity = parity;
-    emu::wait(emu::WAITS_MBARRIER, "mbarrier_wait", line);
+    if ((emu::mbarriers[b].phase & 1) == parity) {
+        emu::self().barrier = b, emu::self().parity = parity;
+        emu::wait(emu::WAITS_MBARRIER, "mbarrier_wait", line);
+    }
+    emu::race_mbarrier_leave(b);
 }
 inline void tma_load_2d(void* to, const CUtensorMap* map, mbarrier* m, int x, int y, int line = __builtin_LINE()) {
     using namespace emu;
@@ -107,6 +115,7 @@ inline void tma_load_2d(void* to, const CUtensorMap* map, mbarrier* m, int x, in
                   width == 128 ? 1024 : 128);
     if (bulk_count == MOST_BULKS) violation("TMA", "more than %u loads under way are not modelled", MOST_BULKS);
     const Bulk b{static_cast<unsigned char*>(to), *map, x, y, find_mbarrier(m, "TMA load", line)};
+    race_bulk(to, size_t(width) * map->box_rows, b.barrier, mbarriers[b.barrier].phase, line);
     // Bulk copies are the slowest thing of the machine: they land when nothing else can move, but for one schedule.
     if (request->schedule == 1 || (request->schedule == 2 && !late()))
         land(b);

@@ -3,6 +3,7 @@
 #include "bulk.h"
 #include "fibers.h"
 #include "floats.h"
+#include "races.h"
 #include "shared.h"
 
 #define __global__
@@ -54,10 +55,17 @@ static void barrier(unsigned id, unsigned wanted, bool stay, const char* what, i
                   b.arrived, b.line);
     }
     b.line = line;
+    const bool every = id == 0 && wanted == thread_count;
+    if (!every) race_arrive(id);
     if (++b.arrived >= wanted) {
         b.arrived = 0;
+        if (every) race_syncthreads();
         for (unsigned i = 0; i < thread_count; ++i)
-            if (threads[i].state == WAITS_BLOCK && threads[i].barrier == id) set_ready(i);
+            if (threads[i].state == WAITS_BLOCK && threads[i].barrier == id) {
+                set_ready(i);
+                if (!every) race_leave(i, id);
+            }
+        if (stay && !every) race_leave(current, id);
         self().line = line;
         if (stay) yield();  // who comes last has no right to go on first
         return;
@@ -133,7 +141,7 @@ static void vote(void** arguments, unsigned mask) {
     for (unsigned i = 0; i < 32; ++i)
         if (mask >> i & 1) static_cast<Vote*>(arguments[i])->all = all;
 }
-static void nothing(void**, unsigned) {}
+static void only_memory(void**, unsigned mask) { race_syncwarp(mask); }
 
 }  // namespace emu
 
@@ -147,7 +155,7 @@ inline void bar_arrive(unsigned id, unsigned count, int line = __builtin_LINE())
     if (!emu::without(line)) emu::barrier(id, count, false, "bar_arrive", line);
 }
 inline void __syncwarp(unsigned mask = ~0u, int line = __builtin_LINE()) {
-    if (!emu::without(line)) emu::together(mask, "__syncwarp", line, nullptr, emu::nothing);
+    if (!emu::without(line)) emu::together(mask, "__syncwarp", line, nullptr, emu::only_memory);
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
@@ -199,55 +207,71 @@ T __reduce_add_sync(unsigned mask, T v, int line = __builtin_LINE()) {
 
 // ---- atomics: fibers do not interrupt one another --------------------------------------------------------------
 
+namespace emu {
+struct Atomic {  // while it is there, one is under way
+    const Unseen unseen;
+    Atomic(const void* at, size_t bytes, int line) { race_atomic(at, bytes, line); }
+};
+}  // namespace emu
+
 template <class T>
-T atomicAdd(T* p, T v) {
+T atomicAdd(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = T(old + v);
     return old;
 }
 template <class T>
-T atomicSub(T* p, T v) {
+T atomicSub(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = T(old - v);
     return old;
 }
 template <class T>
-T atomicMax(T* p, T v) {
+T atomicMax(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = old < v ? v : old;
     return old;
 }
 template <class T>
-T atomicMin(T* p, T v) {
+T atomicMin(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = v < old ? v : old;
     return old;
 }
 template <class T>
-T atomicExch(T* p, T v) {
+T atomicExch(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = v;
     return old;
 }
 template <class T>
-T atomicCAS(T* p, T compare, T v) {
+T atomicCAS(T* p, T compare, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     if (old == compare) *p = v;
     return old;
 }
 template <class T>
-T atomicOr(T* p, T v) {
+T atomicOr(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = old | v;
     return old;
 }
 template <class T>
-T atomicAnd(T* p, T v) {
+T atomicAnd(T* p, T v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const T old = *p;
     *p = old & v;
     return old;
 }
-inline __half2 atomicAdd(__half2* p, __half2 v) {
+inline __half2 atomicAdd(__half2* p, __half2 v, int line = __builtin_LINE()) {
+    const emu::Atomic now(p, sizeof *p, line);
     const __half2 old = *p;
     *p = __hadd2(old, v);
     return old;
@@ -336,7 +360,8 @@ void __stcg(T* p, T v) {
 
 namespace emu {
 template <class T>
-T* dynamic() {
+T* dynamic(const char* name) {
+    dynamic_name = name, dynamic_element = sizeof(T);
     return reinterpret_cast<T*>(dynamic_shared);
 }
 inline unsigned shared_address(const void* p) {

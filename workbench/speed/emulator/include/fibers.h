@@ -80,6 +80,7 @@ struct Report {
     uint32_t block[3], thread[3];
     int32_t line;  // of the last synchronisation that the thread came to, 0: none
     uint64_t switches;
+    uint32_t places[2];  // of a race: where the thread was, and the one before (races.h)
 };
 
 enum State : unsigned char { READY, WAITS_BLOCK, WAITS_WARP, WAITS_MBARRIER, ENDED };
@@ -321,9 +322,11 @@ static void forget_warpgroups();  // machine_emulated.h
 static void check_slack();   // guards.h
 static void poison_shared();  // shared.h
 static void check_margin();
+static void race_begin_block();  // races.h
+static void race_watch(bool on);
 
 static void run_block() {
-    poison_shared();
+    poison_shared(), race_begin_block();
     memset(barriers, 0, sizeof barriers), memset(meetings, 0, sizeof meetings);
     memset(group_meetings, 0, sizeof group_meetings), memset(ready, 0, sizeof ready);
     mbarrier_count = ended = 0, forget_bulk(), forget_warpgroups();
@@ -336,7 +339,9 @@ static void run_block() {
             deadlock();
         }
         current = next, threadIdx = threads[next].index;
+        race_watch(true);
         to_thread();
+        race_watch(false);
         ++report->switches;
         check_margin();
         if (request->precise) check_slack();

@@ -2,6 +2,7 @@
 #pragma once
 #include "guards.h"
 #include "machine_emulated.h"
+#include "races.h"
 
 namespace emu {
 

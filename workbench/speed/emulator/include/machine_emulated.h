@@ -12,6 +12,7 @@ inline unsigned shared_address(const void* p) { return emu::shared_address(p); }
 
 namespace emu {
 static void perform(const Copy& c) {
+    const Unseen unseen;
     memcpy(c.to, c.from, c.bytes);
     memset(static_cast<char*>(c.to) + c.bytes, 0, c.zeros);
 }
@@ -25,6 +26,7 @@ static void copy_async(void* to, const void* from, unsigned size, int bytes, int
     const Copy copy{to, from, unsigned(bytes), size - unsigned(bytes)};
     // Read now: a copy from memory that is not there is this instruction's fault, whenever it lands.
     for (unsigned i = 0; i < copy.bytes; i += 4) (void)*(static_cast<const volatile char*>(from) + i);
+    race_copy(to, size, line);
     if (!late()) return perform(copy);
     if (me.copy_count == MOST_COPIES)
         violation("cp.async", "more than %u copies of a thread under way are not modelled", MOST_COPIES);
@@ -35,7 +37,10 @@ static void wait_copies(unsigned newest) {
     if (me.group_count <= newest) return;
     unsigned done = 0, groups = me.group_count - newest;
     for (unsigned g = 0; g < groups; ++g) done += me.groups[g];
-    for (unsigned i = 0; i < done; ++i) perform(me.copies[i]);
+    for (unsigned i = 0; i < done; ++i) {
+        perform(me.copies[i]);
+        race_copied(me.copies[i].to, me.copies[i].bytes + me.copies[i].zeros);
+    }
     memmove(me.copies, me.copies + done, (me.copy_count -= done) * sizeof(Copy));
     memmove(me.groups, me.groups + groups, (me.group_count -= groups) * sizeof(unsigned));
 }
@@ -77,6 +82,7 @@ struct Matrices {
 static void load_matrices(void** arguments, unsigned mask) {
     if (mask != ~0u) violation("warp", "ldmatrix needs all 32 lanes");
     const auto& first = *static_cast<Matrices*>(arguments[0]);
+    const Unseen unseen;
     for (unsigned m = 0; m < first.count; ++m) {
         uint16_t tile[8][8];
         for (unsigned i = 0; i < 8; ++i) {
@@ -84,6 +90,7 @@ static void load_matrices(void** arguments, unsigned mask) {
             shared_address(row);
             if (reinterpret_cast<uintptr_t>(row) % 16)
                 violation("alignment", "ldmatrix from a row that does not begin at a multiple of 16 bytes");
+            race_read(current / 32 * 32 + 8 * m + i, row, 16, self().line);
             memcpy(tile[i], row, 16);
         }
         for (unsigned t = 0; t < 32; ++t) {
@@ -254,6 +261,15 @@ inline float tile_at(uint64_t descriptor, unsigned row, unsigned k) {
     memcpy(&bits, dynamic_shared + swizzled(logical), 2);
     return bf16_to_float(bits);
 }
+// A tile of so many rows and 16 columns is being read, until the group of that number has been waited for.
+static void touch_tile(uint64_t descriptor, unsigned rows, unsigned group) {
+    const unsigned start = (descriptor & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
+    for (unsigned row = 0; row < rows; ++row)
+        for (unsigned chunk = 0; chunk < 2; ++chunk) {  // the swizzle moves 16 bytes at a time
+            const unsigned logical = start + row / 8 * stride + row % 8 * 128 + chunk * 16;
+            race_wgmma(dynamic_shared + swizzled(logical), 16, group, self().line);
+        }
+}
 static void check_descriptor(uint64_t descriptor) {
     if (descriptor >> 62 != 1) violation("wgmma", "only descriptors with the 128-byte swizzle are modelled");
     if ((descriptor >> 49 & 7) != 0)
@@ -262,6 +278,7 @@ static void check_descriptor(uint64_t descriptor) {
         violation("wgmma", "a descriptor points beyond the shared memory");
 }
 static void multiply_group(const Warpgroup::Call& c) {
+    const Unseen unseen;
     static float a[64][16], b[16][256];
     for (unsigned k = 0; k < 16; ++k) {
         for (unsigned i = 0; i < 64; ++i) a[i][k] = tile_at(c.a, i, k);
@@ -302,6 +319,7 @@ static void issue_wgmma(Warpgroup& w, void** arguments) {
     Warpgroup::Call& c = w.calls[w.count++];
     for (unsigned i = 0; i < 128; ++i) c.d[i] = static_cast<Wgmma*>(arguments[i])->d;
     c.a = first.a, c.b = first.b, c.n = first.n, c.group = w.open, c.accumulate = first.accumulate;
+    touch_tile(c.a, 64, c.group), touch_tile(c.b, c.n, c.group);
     // Early: it reads shared memory now. Late: when its group is waited for, and so in order for both.
     if (request->schedule == 1) multiply_group(c), --w.count;
 }
@@ -329,6 +347,7 @@ void wgmma_wait(int line = __builtin_LINE()) {
     if (!emu::without(line))
         emu::group_together("wgmma_wait", line, nullptr, [](emu::Warpgroup& w, void**) {
             emu::finish_groups(w, newest);
+            if (w.open > newest) emu::race_wgmma_over(w.open - newest);
             if (newest == 0) w.fenced = false;
         });
 }

@@ -32,9 +32,12 @@ alignas(1024) EMU_SHARED static unsigned char dynamic_shared[MOST_SHARED + MARGI
 // and one behind each, every array has a fence on both sides; it begins where the array ends.
 EMU_FENCE first_fence[FENCE];
 
+constexpr unsigned MOST_AXES = 4;
 struct Array {  // static, in shared memory
     const char* name;
     const unsigned char *start, *end;
+    unsigned axes, element;  // bytes of one element
+    size_t extent[MOST_AXES];
 };
 struct Fence {  // FENCE bytes that belong to no array
     const unsigned char* start;
@@ -44,11 +47,26 @@ struct Fence {  // FENCE bytes that belong to no array
 static Array arrays[MOST_ARRAYS];
 static Fence fences[MOST_ARRAYS];
 static unsigned array_count, fence_count;
+static const char* dynamic_name = "dynamic shared memory";
+static unsigned dynamic_element = 1;
 
 // source.py calls these behind the declaration of static arrays: what they are called, and the fence laid behind them.
-inline bool known(const char* name, const volatile void* array, size_t bytes) {
-    const auto* start = static_cast<const unsigned char*>(const_cast<const void*>(array));
-    if (array_count < MOST_ARRAYS) arrays[array_count++] = {name, start, start + bytes};
+template <class T>
+void measure(Array& array, T&) {
+    array.element = sizeof(T);
+}
+template <class T, size_t N>
+void measure(Array& array, T (&of)[N]) {
+    if (array.axes < MOST_AXES) array.extent[array.axes++] = N;
+    measure(array, of[0]);
+}
+template <class T>
+bool known(const char* name, T& of) {
+    const auto& first = const_cast<const unsigned char&>(reinterpret_cast<const volatile unsigned char&>(of));
+    const unsigned char* start = &first;
+    Array array{name, start, start + sizeof of, 0, 1, {}};
+    measure(array, of);
+    if (array_count < MOST_ARRAYS) arrays[array_count++] = array;
     return true;
 }
 inline bool fenced(const unsigned char* fence, bool tight) {
