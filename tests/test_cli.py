@@ -220,7 +220,10 @@ def test_spectra_have_further_columns_and_heads(shell, llama_folder):
     assert rows[0]["farms_window"] == "16 x 16"
     heads = shell(*words, "--heads").document["layers"]
     assert {row["head"] for row in heads} == set(range(len(heads) // len(rows)))
-    assert "is none of mp, randomize, detX, tails, peak, farms, all; near: mp" in shell(*words, "--extra", "mpp").refusal
+    assert (
+        "none of mp, randomize, detX, tails, peak, farms, all; near: mp"
+        in shell(*words, "--extra", "mpp").refusal
+    )
 
 
 def test_a_recipe_from_alpha(shell, tmp_path):

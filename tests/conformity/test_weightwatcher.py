@@ -60,12 +60,19 @@ def deficient() -> np.ndarray:
     return (u * np.repeat(np.linspace(0.5, 3, 30), 2)) @ v.T
 
 
+def spiked() -> np.ndarray:
+    """Square noise with one strong direction: the fit stretches its circle far beyond the noise."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((120, 120)) / 11 + np.outer(rng.standard_normal(120), rng.standard_normal(120))
+
+
 # WeightWatcher reads weights as float32, and computes in float64 from there on.
 WEIGHTS: list[np.ndarray] = [w.astype(np.float32) for w in [
     *(heavy(rows, columns, seed) for seed, (rows, columns) in enumerate(
         [(64, 64), (128, 64), (100, 300), (192, 512), (200, 60), (256, 256), (80, 81), (320, 96)]
     )),
     *(np.random.default_rng(seed).standard_normal((150, 100)) / 12 for seed in range(4)),
+    spiked(),
     deficient(),
     np.random.default_rng(9).standard_normal((32, 16, 3, 3)) / 10,
     np.random.default_rng(8).standard_normal((64, 60, 1, 1)) / 8,
@@ -121,6 +128,10 @@ def test_the_bulk_agrees_or_says_that_it_is_none(both):
         assert ours["num_spikes"] == theirs["num_spikes"]
         for name in BULK:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-9), name
+    # Where the edge is far from that of the median's bulk the numbers are WeightWatcher's, and said to be doubtful.
+    doubted = [ours for _, ours in fitted if ours["mp_doubt"]]
+    assert len(doubted) == 1
+    assert doubted[0]["bulk_max"] > 5 * doubted[0]["bulk_max_median"]
     for theirs, ours in both:
         if ours["mp_problem"]:
             assert math.isnan(ours["sigma_mp"])

@@ -137,3 +137,28 @@ def test_recipes_add_up_and_have_a_label():
     assert both.label == "rtn 4 g64 + magnitude 50 % on role:down"
     assert Recipe().label == "base"
     assert Recipe([wb.RTN()]) != Recipe([wb.RTN(bits=3)])
+
+
+def test_a_recipe_may_have_a_name_of_its_own_that_is_no_part_of_what_it_does():
+    named = Recipe([wb.RTN(bits=4)], label="four  bits: all\nof them")
+    assert named.label == "four bits: all of them"
+    again = Recipe.from_yaml(named.to_yaml())
+    assert again.label == named.label
+    assert again == named == Recipe([wb.RTN(bits=4)])
+    assert hash(again) == hash(Recipe([wb.RTN(bits=4)]))
+    assert eval(repr(named), {"Recipe": Recipe, "RTN": wb.RTN}).label == named.label
+    assert (named + Recipe([wb.Magnitude()])).label == "four bits: all of them + magnitude 50 %"
+    assert "label" not in Recipe([wb.RTN(bits=4)]).to_yaml()
+    with pytest.raises(Refused, match=r"r.yaml, line 1: 'label' is a short text"):
+        Recipe.from_yaml("label: [a]\nsteps: []", "r.yaml")
+    with pytest.raises(Refused, match="unknown key 'labl'; near: label"):
+        Recipe.from_yaml("labl: a\nsteps: []")
+
+
+def test_the_label_of_many_layers_and_steps_is_short():
+    layers = ", ".join(f"model.layers.{i}.mlp.down_proj" for i in range(30))
+    assert Recipe([Step(wb.RTN(), layers)]).label == "rtn 4 g64 on model.layers.0.mlp.down_proj and 29 more"
+    many = Recipe([Step(wb.RTN(bits=bits), layers) for bits in (2, 3, 4, 5, 6, 8)])
+    assert many.label.endswith(" + 4 more steps")
+    assert len(many.label) < 150
+    assert Recipe([Step(wb.RTN(), "role:q, role:k")]).label == "rtn 4 g64 on role:q, role:k"

@@ -25,8 +25,8 @@ from workbench.spectra import fit_tail, kept_directions, predicted_spike, singul
 
 @pytest.fixture(scope="module")
 def heavy() -> np.ndarray:
-    """[400, 200] in float64 with a heavy tail."""
-    return np.random.default_rng(3).standard_t(3, (400, 200)) * 0.02
+    """[200, 100] in float64 with a heavy tail."""
+    return np.random.default_rng(3).standard_t(3, (200, 100)) * 0.02
 
 
 @pytest.mark.parametrize("kind", [Histogram, Spectrum, Density])
@@ -121,15 +121,26 @@ def test_the_law_of_a_single_direction_is_given_where_it_is_one():
 def test_the_step_predicts_the_variance_of_rounding(bits, granularity):
     w = torch.randn(256, 512, generator=torch.Generator().manual_seed(0)) / 50
     compressed = wb.RTN(bits=bits, granularity=granularity).compress(w)
-    spectrum = ErrorSpectrum(w, compressed)
-    assert spectrum.predicted_variance == pytest.approx(
-        spectrum.edge.error_variance, rel=0.05 if bits == 2 else 0.01
-    )
+    error = (compressed.dequantize() - w).double()
+    predicted = step_variance(w, compressed)
+    assert predicted == pytest.approx(float(error.var()), rel=0.05 if bits == 2 else 0.01)
     assert compressed.scales is not None
     steps = compressed.blocks.expand(compressed.scales).double()
-    assert spectrum.predicted_variance == pytest.approx(float((steps.square() / 12).mean()), rel=1e-3)
-    assert spectrum.table.attrs["predicted_variance"] == spectrum.predicted_variance
-    assert "predicted from the step" in spectrum.figure().layout.annotations[0].text
+    assert predicted == pytest.approx(float((steps.square() / 12).mean()), rel=1e-3)
+
+
+def test_predicted_and_measured_variance_are_told():
+    w = torch.randn(60, 80, generator=torch.Generator().manual_seed(0)) / 50
+    compressed = wb.RTN(bits=4).compress(w)
+    spectrum = ErrorSpectrum(w, compressed)
+    told = spectrum.table.attrs
+    assert told["predicted_variance"] == step_variance(w, compressed)
+    assert told["error_variance"] == pytest.approx(told["predicted_variance"], rel=0.05)
+    said = spectrum.figure().layout.annotations[0].text
+    assert said == (
+        f"variance of the error: {told['predicted_variance']:.3g} predicted from the step, "
+        f"{told['error_variance']:.3g} measured"
+    )
 
 
 @pytest.mark.parametrize(

@@ -402,3 +402,15 @@ def test_a_model_whose_norms_were_changed_too_lies_on_the_bench_as_it_is(llama, 
     assert session.history.variant.vectors.keys() == folded.vectors.keys()
     found = wb.inspect.model(session.history.variant, session.quality)["kl"].item()
     assert abs(found) < 1e-5, "the float function of the base"
+
+
+def test_the_code_keeps_the_label_of_a_recipe():
+    session = Session(wb.load("tiny-mlp"))
+    recipe = wb.Recipe(
+        [wb.Step(wb.Magnitude(sparsity=0.5), "layers.1")], label="magnitude 50 % by alpha (3 groups)"
+    )
+    session.history.add(wb.apply(session.model, recipe))
+    assert "label='magnitude 50 % by alpha (3 groups)'" in session.code()
+    names: dict = {}
+    exec(session.code().replace("print(", "str("), names)
+    assert names["variant"].recipe.label == recipe.label

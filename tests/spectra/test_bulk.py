@@ -1,5 +1,7 @@
 """The Marchenko-Pastur bulk, spikes, Tracy-Widom, and what shuffling the weights shows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -18,6 +20,7 @@ from workbench.spectra import (
     spectrum_row,
     tracy_widom_edge,
 )
+from workbench.spectra.bulk import doubt
 
 
 def noise(N: int, M: int, seed: int = 0) -> np.ndarray:
@@ -100,6 +103,48 @@ def test_a_correlation_trap_is_a_single_weight_that_is_far_too_large():
     row = spectrum_row(w, reading)
     assert row["num_traps"] == row["rand_num_spikes"] == 1
     assert row["ww_softrank"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_strong_spike_stretches_the_circle_of_a_square_fit_and_both_edges_are_told():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((200, 200)) + 10 * np.outer(rng.standard_normal(200), rng.standard_normal(200))
+    row = spectrum_row(w, Reading(extra=("mp",)))
+    assert row["bulk_max"] > 5000  # WeightWatcher's number
+    assert row["bulk_max_median"] == pytest.approx(800, rel=0.1)  # (sqrt 200 + sqrt 200)^2
+    assert row["spikes_median"] == 1
+    assert row["mp_problem"] == ""
+    assert "times that of the median's bulk" in row["mp_doubt"]
+    plain = spectrum_row(w - w + rng.standard_normal(w.shape), Reading(extra=("mp", "randomize")))
+    assert (plain["mp_doubt"], plain["rand_mp_doubt"], plain["spikes_median"]) == ("", "", 0)
+
+
+def test_a_bulk_beyond_which_everything_lies_is_none():
+    w, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((100, 100)))
+    row = spectrum_row(w, Reading(extra=("mp",)))
+    assert row["mp_problem"] == "all 100 eigenvalues lie beyond the bulk: there is none"
+    assert np.isnan(row["num_spikes"])
+
+
+def test_doubt_is_of_edges_that_are_far_apart_or_of_half_the_eigenvalues():
+    fit = median_bulk(eigenvalues(noise(300, 150)), 300, 150)
+    assert doubt(fit, fit, 150) == ""
+    assert (
+        doubt(replace(fit, high=1.6 * fit.high), fit, 150)
+        == "its edge is 1.6 times that of the median's bulk"
+    )
+    assert doubt(replace(fit, high=0.6 * fit.high), fit, 150).startswith("its edge is 0.6 times")
+    assert doubt(replace(fit, spikes=75), fit, 150) == "75 of 150 eigenvalues lie beyond it"
+    assert doubt(replace(fit, high=9 * fit.high, problem="none"), fit, 150) == ""
+
+
+def test_dimensions_and_ratios_the_wrong_way_round_are_refused():
+    for fit in (fit_bulk, median_bulk):
+        with pytest.raises(Refused, match=r"N 128 and M 256.*max"):
+            fit(eigenvalues(noise(256, 128)), 128, 256)
+    with pytest.raises(Refused, match=r"Q 0\.5"):
+        mp_density(np.ones(3), 0.5)
+    with pytest.raises(Refused, match="deviation 0"):
+        mp_density(np.ones(3), 2.0, 0.0)
 
 
 def test_nothing_has_no_bulk():

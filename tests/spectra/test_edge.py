@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import Refused
-from workbench.spectra import NoiseEdge, detection_threshold, noise_edge, singular_values, spectral_norm
+from workbench.spectra import (
+    NoiseEdge,
+    detection_threshold,
+    noise_edge,
+    predicted_variance,
+    singular_values,
+    spectral_norm,
+)
 
 
 def rounded(w, bits):
@@ -129,3 +136,24 @@ def test_different_shapes_are_refused_before_the_work():
         NoiseEdge.measure(np.ones((2, 3)), np.ones((3, 2)))
     with pytest.raises(Refused, match="at least one weight"):
         NoiseEdge.measure(np.ones((0, 3)), np.ones((0, 3)))
+
+
+def test_the_variance_of_rounding_is_known_from_the_levels_alone():
+    x = np.random.default_rng(0).uniform(-7, 7, 200_000)
+    whole = np.arange(-7, 8)
+    np.testing.assert_allclose(predicted_variance(x, whole, 0.5), 0.25 / 12)
+    uneven = np.array([-7.0, -3, -1, 0, 2, 7])
+    nearest = uneven[np.abs(x[:, None] - uneven).argmin(1)]
+    assert predicted_variance(x, uneven).mean() == pytest.approx(np.square(nearest - x).mean(), rel=0.01)
+
+
+def test_what_is_clipped_errs_by_its_distance():
+    assert predicted_variance(np.array([3.0, 10.0, -9.0]), np.arange(-4, 5), 2.0).tolist() == pytest.approx(
+        [4 / 12, 4 * 36, 4 * 25]
+    )
+
+
+@pytest.mark.parametrize("levels", [[1.0], [2.0, 1.0], [1.0, 1.0], [[0.0, 1.0]]])
+def test_levels_that_are_no_grid_are_refused(levels):
+    with pytest.raises(Refused, match="two levels or more, ascending"):
+        predicted_variance(np.zeros(3), np.array(levels))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workbench.errors import Refused
-from workbench.spectra import farms, hill, singular_values
+from workbench.spectra import Reading, farms, hill, singular_values, spectrum_row
 
 TEN = np.array([0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1, 3.4, 8.9, 20])
 POWERS = np.array([1.0, 2, 4, 8, 16, 32])
@@ -164,6 +164,19 @@ def test_windows_with_fewer_than_fifty_eigenvalues_have_no_alpha_unless_it_is_as
         farms(np.random.default_rng(0).standard_normal((64, 1, 3, 3)))
     with pytest.raises(Refused, match=r"\[0, 5\] has no windows"):
         farms(np.zeros((0, 5)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_windows_of_a_matrix_of_low_rank_do_not_multiply_its_directions(dtype):
+    rng = np.random.default_rng(0)
+    w = (rng.standard_normal((200, 5)) @ rng.standard_normal((5, 100))).astype(dtype)
+    with pytest.raises(Refused, match=r"no more than 5 directions.*needs 50.*low rank"):
+        farms(w)
+    row = spectrum_row(w, Reading(extra=("farms",)))
+    assert np.isnan(row["alpha_farms"])
+    assert (
+        farms(rng.standard_normal((200, 100)).astype(dtype), rows=10).alpha > 1
+    )  # small windows of full rank
 
 
 @pytest.mark.parametrize(

@@ -123,3 +123,17 @@ def test_shares_refuse(arguments, words):
         shares(*arguments)
     with pytest.raises(Refused, match="eps is 1"):
         shares([2.0], [1], 0.5, eps=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((1, -1, (3, 4)), "error_variance is -1"),
+        ((1, float("nan"), (3, 4)), "error_variance is nan"),
+        ((-1, 1, (3, 4)), "strength is -1"),
+        ((1, 1, (0, 4)), r"shape is \[0, 4\]"),
+    ],
+)
+def test_a_spike_that_makes_no_sense_is_refused(arguments, words):
+    with pytest.raises(Refused, match=words):
+        predicted_spike(*arguments)

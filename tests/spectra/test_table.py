@@ -164,7 +164,8 @@ def test_empty_weights_have_a_row_with_every_extra(shape):
     ("arguments", "words"),
     [
         ({"conv": "slice"}, "near: slices"),
-        ({"extra": ("farm",)}, "no extra columns 'farm'"),
+        ({"extra": ("farm",)}, "no extra columns 'farm'; near: farms"),
+        ({"extra": "mp,farm"}, "no extra columns 'farm'; near: farms"),
         ({"rows": 0}, "rows 0"),
         ({"ratio": float("nan")}, "ratio nan"),
         ({"windows": 0}, "windows 0"),
@@ -175,6 +176,23 @@ def test_empty_weights_have_a_row_with_every_extra(shape):
 def test_a_reading_that_makes_no_sense_is_refused_before_the_work(arguments, words):
     with pytest.raises(Refused, match=words):
         Reading(**arguments)
+
+
+def test_extra_columns_may_be_a_text():
+    assert Reading(extra="mp, farms").extra == ("mp", "farms")
+    assert Reading(extra="mp") == Reading(extra=("mp",))
+    assert Reading(extra="").extra == ()
+
+
+def test_weights_that_are_small_are_not_taken_for_a_small_matrix():
+    w = np.random.default_rng(0).standard_normal((200, 300))
+    row, small = spectrum_row(w), spectrum_row(w * 1e-5)
+    assert small["reason"].endswith(
+        "0 of 200 eigenvalues lie above 1e-05, though 200 are more than rounding: the weights are small"
+    )
+    assert (small["status"], math.isnan(small["alpha"])) == ("failed", True)
+    assert small["alpha_hill"] == pytest.approx(row["alpha_hill"], rel=1e-9)
+    assert math.isnan(spectrum_row(w[:20])["alpha_hill"])  # twenty eigenvalues are few at any scale
 
 
 def test_the_reason_says_where_only_the_windows_have_no_fit():

@@ -1,9 +1,11 @@
 """Recipe: ordered steps, each a method and a selector of layers; in Python and as YAML.
 
+    label: four bits, eight where it hurts
     steps:
       - {method: rtn, layers: "*", bits: 4, group_size: 64}
       - {method: rtn, layers: "role:down", bits: 8}
 
+The label is what chips and tables call it and may be left out.
 Where selectors overlap, a later step of the same kind wins; a quantizer and a pruner compose: the codes of the
 one under the mask of the other, in the order given.
 """
@@ -33,16 +35,22 @@ class Step:
         return repr(self.method) if self.layers == "*" else f"Step({self.method!r}, {self.layers!r})"
 
 
-class Recipe:
-    """Ordered steps. `Recipe([RTN(bits=4), Step(RTN(bits=8), "role:down")])`; equal where the steps are."""
+KEYS = ("label", "steps")  # of a recipe as YAML
+SHOWN = 2  # selectors of a step, and steps of a recipe of many, that a label names
 
-    def __init__(self, steps: Iterable[Step | Method] | Step | Method = ()):
+
+class Recipe:
+    """Ordered steps. `Recipe([RTN(bits=4), Step(RTN(bits=8), "role:down")])`; equal where the steps are. `label`: a
+    short name; without one the steps are named."""
+
+    def __init__(self, steps: Iterable[Step | Method] | Step | Method = (), *, label: str = ""):
         if isinstance(steps, Step | Method):
             steps = [steps]
         self.steps = tuple(step if isinstance(step, Step) else Step(step) for step in steps)
         for step in self.steps:
             if not isinstance(step.method, Method):
                 raise Refused(f"a step of a recipe is a method such as RTN(bits=4), not {step.method!r}")
+        self._label = " ".join(label.split())
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
@@ -54,18 +62,31 @@ class Recipe:
         return isinstance(other, Recipe) and self.steps == other.steps
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(repr(self.steps))  # the label is no part of what is equal
 
     def __repr__(self) -> str:
-        return f"Recipe([{', '.join(map(repr, self.steps))}])"
+        named = f", label={self._label!r}" if self._label else ""
+        return f"Recipe([{', '.join(map(repr, self.steps))}]{named})"
 
     def __add__(self, other: Recipe) -> Recipe:
-        return Recipe([*self.steps, *other.steps])
+        named = (
+            " + ".join(each.label for each in (self, other) if each) if self._label or other._label else ""
+        )
+        return Recipe([*self.steps, *other.steps], label=named)
+
+    @property
+    def named(self) -> bool:
+        """Whether the label was given, and not made of the steps."""
+        return bool(self._label)
 
     @property
     def label(self) -> str:
         """What a chip shows."""
-        parts = [s.method.label + ("" if s.layers == "*" else f" on {s.layers}") for s in self.steps]
+        if self._label:
+            return self._label
+        parts = [s.method.label + ("" if s.layers == "*" else f" on {_short(s.layers)}") for s in self.steps]
+        if len(parts) > 2 * SHOWN:
+            parts = [*parts[:SHOWN], f"{len(parts) - SHOWN} more steps"]
         return " + ".join(parts) or "base"
 
     def to_yaml(self) -> str:
@@ -76,7 +97,10 @@ class Recipe:
         lines = [
             yaml.safe_dump(step, default_flow_style=True, sort_keys=False, width=10**6) for step in steps
         ]
-        return "steps:\n" + "".join(f"  - {line.strip()}\n" for line in lines) if steps else "steps: []\n"
+        named = yaml.safe_dump({"label": self._label}, allow_unicode=True, width=10**6) if self._label else ""
+        return named + (
+            "steps:\n" + "".join(f"  - {line.strip()}\n" for line in lines) if steps else "steps: []\n"
+        )
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "recipe") -> Recipe:
@@ -91,15 +115,18 @@ class Recipe:
         if not isinstance(root, yaml.MappingNode):
             raise Refused(f"{where}: a recipe is a mapping with the key 'steps', a list of methods")
         keys = {_word(key): (key, value) for key, value in root.value}
-        unknown = [key for key in keys if key != "steps"]
+        unknown = [key for key in keys if key not in KEYS]
         if unknown or "steps" not in keys:
             word, line = (unknown[0], keys[unknown[0]][0].start_mark.line + 1) if unknown else ("steps", 1)
-            what = f"unknown key {word!r}{near(word, ['steps'])}" if unknown else "the key 'steps' is missing"
+            what = f"unknown key {word!r}{near(word, KEYS)}" if unknown else "the key 'steps' is missing"
             raise Refused(f"{where}, line {line}: {what}")
         listed = keys["steps"][1]
         if not isinstance(listed, yaml.SequenceNode):
             raise Refused(f"{where}, line {listed.start_mark.line + 1}: 'steps' is a list")
-        return cls(_step(node, where) for node in listed.value)
+        label = keys["label"][1] if "label" in keys else yaml.ScalarNode("", "")
+        if not isinstance(label, yaml.ScalarNode):
+            raise Refused(f"{where}, line {label.start_mark.line + 1}: 'label' is a short text")
+        return cls((_step(node, where) for node in listed.value), label=str(label.value))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as YAML, atomically."""
@@ -118,6 +145,12 @@ class Recipe:
                 f"the recipe {os.fspath(path)} cannot be read: {reason}; give a YAML file with 'steps'"
             ) from None
         return cls.from_yaml(text, os.fspath(path))
+
+
+def _short(layers: str) -> str:
+    """A selector as it is shown: the first of a long list and how many more."""
+    parts = [part.strip() for part in layers.split(",")]
+    return layers if len(parts) <= SHOWN else f"{parts[0]} and {len(parts) - 1} more"
 
 
 def _step(node: yaml.Node, where: str) -> Step:

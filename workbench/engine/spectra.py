@@ -265,9 +265,7 @@ def _extras(reading: Reading) -> list[str]:
     return [name for extra in reading.extra for name in EXTRAS[extra]]
 
 
-def _after(
-    w: Any, copy: Any, method: str, reading: Reading, layer: Layer | None = None
-) -> dict[str, Any]:
+def _after(w: Any, copy: Any, method: str, reading: Reading, layer: Layer | None = None) -> dict[str, Any]:
     """What a layer [out, in] and its compressed copy have to say of each other; a convolution's noise edge and angles
     are of its one matrix [out, in * height * width], those of stacked experts of the stack."""
     found = NoiseEdge.measure(w, copy)

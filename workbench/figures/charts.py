@@ -21,25 +21,28 @@ POINTS = 400  # of a curve: more cannot be told apart on a screen
 
 
 def histogram_figure(
-    left: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, *, theme: str = "light"
+    left: np.ndarray, before: np.ndarray, after: np.ndarray | None, name: str, *, theme: str = "light"
 ) -> go.Figure:
-    """Shares of weights in equal bins before and after, log scale. left, before, after [bins]."""
+    """Shares of weights in equal bins before and after (None: of a weight alone), log scale. left, before, after
+    [bins]."""
     figure = go.Figure()
     width = left[1] - left[0]
     blue = AFTER if theme == "light" else AFTER_DARK
-    figure.add_bar(
-        x=left + width / 2,
-        y=np.where(after > 0, after, np.nan),
-        name="compressed",
-        marker_color=blue,
-        width=width,
-    )
+    if after is not None:
+        figure.add_bar(
+            x=left + width / 2,
+            y=np.where(after > 0, after, np.nan),
+            name="compressed",
+            marker_color=blue,
+            width=width,
+        )
     figure.add_scatter(
         x=left + width / 2, y=np.where(before > 0, before, np.nan), name="weight", mode="lines",
         line={"color": BEFORE, "width": 1.5, "shape": "hvh"},
     )  # fmt: skip
     styled(figure, theme)
-    smallest = min((a[a > 0].min() for a in (before, after) if (a > 0).any()), default=1e-6)
+    shown = (before,) if after is None else (before, after)
+    smallest = min((a[a > 0].min() for a in shown if (a > 0).any()), default=1e-6)
     figure.update_layout(bargap=0, legend={"y": 0.98, "yanchor": "top"})
     figure.update_xaxes(title_text="weight")
     figure.update_yaxes(
@@ -49,24 +52,26 @@ def histogram_figure(
         dtick=1,
         exponentformat="power",
     )
-    return described(
-        figure, f"Distribution of the weights of {name} before and after compression, log scale."
-    )
+    when = "" if after is None else " before and after compression"
+    return described(figure, f"Distribution of the weights of {name}{when}, log scale.")
 
 
 def spectrum_figure(
-    before: np.ndarray, after: np.ndarray, edge: float, lost: int, name: str, *, theme: str = "light"
+    before: np.ndarray, after: np.ndarray | None, edge: float, lost: int, name: str, *, theme: str = "light"
 ) -> go.Figure:
-    """Singular values by rank on log axes, with the noise edge. before, after [min(out, in)] descending."""
+    """Singular values by rank on log axes, with the noise edge. before, after [min(out, in)] descending; after None,
+    edge 0: of a weight alone."""
     pick = np.unique(np.geomspace(1, max(len(before), 1), POINTS).round().astype(int)) - 1
     figure = go.Figure()
     blue = AFTER if theme == "light" else AFTER_DARK
     figure.add_scatter(x=pick + 1, y=before[pick], name="weight", line={"color": BEFORE, "width": 2})
-    figure.add_scatter(
-        x=pick + 1, y=after[pick], name="compressed", line={"color": blue, "width": 2, "dash": "dot"}
-    )
+    if after is not None:
+        figure.add_scatter(
+            x=pick + 1, y=after[pick], name="compressed", line={"color": blue, "width": 2, "dash": "dot"}
+        )
     styled(figure, theme)
-    values = np.concatenate([before[before > 0], after[after > 0], [edge] if edge > 0 else []])
+    shown = before if after is None else np.r_[before, after]
+    values = np.concatenate([shown[shown > 0], [edge] if edge > 0 else []])
     if edge > 0:
         # A trace, not a shape: shapes have no legend and no hover.
         figure.add_scatter(
@@ -86,10 +91,8 @@ def spectrum_figure(
         tickformat=".2~g",
     )  # fmt: skip
     figure.update_xaxes(dtick=1)
-    caption = (
-        f"Singular values of {name}; {lost} of {len(before)} directions are under the noise edge {edge:.3g}."
-    )
-    return described(figure, caption)
+    under = f"; {lost} of {len(before)} directions are under the noise edge {edge:.3g}"
+    return described(figure, f"Singular values of {name}{'' if after is None else under}.")
 
 
 def profile_figure(

@@ -1,9 +1,8 @@
-"""Figures of spectra: the density with its fitted tail, the spectrum of the error, all layers by depth. Arrays in."""
+"""Figures of one spectrum: the density with its fitted tail, its candidates, the spectrum of the error. Arrays in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import textwrap
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,13 +12,11 @@ from .charts import POINTS, described
 from .colors import AFTER, AFTER_DARK, BEFORE, CATEGORIES, EDGE
 from .style import INK, all_axes, log_axis, styled
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 BULK = "#009E73"
-SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
+GROUND = {"light": "rgba(255,255,255,0.7)", "dark": "rgba(24,24,24,0.7)"}  # of a legend that lies over data
+DENSITY_HEIGHT = 236  # pixels: at less the legend fills the axes
+NOTE_WIDTH = 56  # letters of a line of notes: the axes of the narrowest bench are 320 pixels wide
 ON_TOP = {"orientation": "h", "x": -0.1, "y": 1.02, "yanchor": "bottom", "font": {"size": 9}, "itemwidth": 30}
-WELL = (2.0, 6.0)  # alpha of well-trained layers
 
 
 def log_density(eigenvalues: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +66,7 @@ def density_figure(
     if bulk is not None:
         keep = bulk[1] > low / 3
         figure.add_scatter(
-            x=bulk[0][keep], y=bulk[1][keep], name="noise bulk", mode="lines",
+            x=bulk[0][keep], y=bulk[1][keep], name="bulk (median)", mode="lines",
             line={"color": BULK, "width": 2},
         )  # fmt: skip
     if tail is not None:
@@ -97,19 +94,20 @@ def density_figure(
     figure.update_xaxes(
         **log_axis(np.r_[x, edge] if edge > 0 else x, 8), title_text="eigenvalue λ = σ², weights squared"
     )
-    figure.update_yaxes(
-        title_text="density", type="log", dtick=1, exponentformat="power",
-        range=[np.log10(low) - 0.15, np.log10(high) + 0.15],
-    )  # fmt: skip
+    figure.update_yaxes(**log_axis(np.array([low, high]), 12), title_text="density, 1 / weights squared")
+    # Inside the axes, in the corner that a falling curve leaves empty; the noise edge may lie behind it.
     figure.update_layout(
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 9}},
-        margin={"t": 42},
+        height=DENSITY_HEIGHT,
+        legend={"font": {"size": 9}, "bgcolor": GROUND[theme], "itemwidth": 30, "tracegroupgap": 0},
+        margin={"t": 12},
     )
     if note:
+        lines = textwrap.wrap(f"no tail: {note}", NOTE_WIDTH)
         figure.add_annotation(
-            text=f"no tail: {note}", xref="paper", yref="paper", x=0.01, y=0.02, xanchor="left", showarrow=False,
-            font={"size": 10, "color": INK[theme]},
+            text="<br>".join(lines), xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
+            align="left", showarrow=False, font={"size": 10, "color": INK[theme]},
         )  # fmt: skip
+        figure.update_layout(margin={"t": 10 + 14 * len(lines)})
     fitted = f"; tail exponent {tail[0]:.2f}" if tail else ""
     return described(figure, f"Spectral density of {name} before and after compression, log-log{fitted}.")
 
@@ -120,15 +118,19 @@ def error_spectrum_figure(
     edge: float,
     lost: int,
     kept: tuple[np.ndarray, np.ndarray],
-    expected: tuple[np.ndarray, np.ndarray],
+    white: tuple[np.ndarray, np.ndarray],
+    isolated: tuple[np.ndarray, np.ndarray] | None = None,
     name: str = "weight",
     *,
+    variances: tuple[float, float] | None = None,
     theme: str = "light",
 ) -> go.Figure:
     """What the error does to directions. Above: singular values [n] of the error, the density that white noise of its
     variance has (`predicted`: values and densities), and its edge. Below: how much of each leading direction of the
-    weight is left (`kept`: outputs, inputs [k]) and would be under white noise (`expected`)."""
-    figure = make_subplots(2, 1, vertical_spacing=0.2)
+    weight is left (`kept`: outputs, inputs [k]), would be with white noise instead of the error (`white`), and what the
+    law of a single direction leaves (`isolated`, NaN where it does not hold). `variances` of the error: predicted from
+    the step of the grid (NaN: unknown) and measured, weights squared."""
+    figure = make_subplots(2, 1, vertical_spacing=0.26)
     blue = AFTER if theme == "light" else AFTER_DARK
     bins = max(12, int(1.5 * len(error) ** 0.5))
     counts, edges = np.histogram(error, bins, density=True)
@@ -147,134 +149,57 @@ def error_spectrum_figure(
     )  # fmt: skip
     rank = np.arange(1, len(kept[0]) + 1)
     looks = (("outputs", blue, "circle"), ("inputs", CATEGORIES[1], "diamond"))
-    for (label, color, symbol), measured, theory in zip(looks, kept, expected, strict=True):
+    alone = isolated or (np.full(len(rank), np.nan),) * 2
+    for (label, color, symbol), measured, noise, single in zip(looks, kept, white, alone, strict=True):
         figure.add_scatter(
             x=rank, y=measured, name=label, mode="markers", row=2, col=1,
             marker={"color": color, "symbol": symbol, "size": 6},
         )  # fmt: skip
         figure.add_scatter(
-            x=rank, y=theory, name="theory", mode="lines", showlegend=label == "outputs", row=2, col=1,
+            x=rank, y=noise, name="in white noise", mode="lines", showlegend=label == "outputs", row=2, col=1,
             line={"color": color, "width": 1.2, "dash": "dot"},
         )  # fmt: skip
+        if np.isfinite(single).any():
+            figure.add_scatter(
+                x=rank, y=single, name="isolated direction", mode="markers", showlegend=label == "outputs", row=2,
+                col=1, marker={"color": color, "symbol": f"{symbol}-open", "size": 11},
+            )  # fmt: skip
     styled(figure, theme)
     all_axes(figure)
-    figure.update_xaxes(title_text="singular value of the error", rangemode="tozero", row=1, col=1)
+    figure.update_xaxes(
+        title_text="singular value of the error, unit of the weights", rangemode="tozero", row=1, col=1
+    )
     figure.update_yaxes(title_text="density", row=1, col=1)
     figure.update_xaxes(title_text="direction of the weight, strongest first", row=2, col=1)
     figure.update_yaxes(title_text="share left, cos²", range=[-0.03, 1.05], row=2, col=1)
+    said = _variances(variances)
+    if said:
+        figure.add_annotation(
+            text=said, xref="paper", yref="paper", x=1, y=1, xanchor="right", yanchor="bottom", showarrow=False,
+            font={"size": 9, "color": INK[theme]},
+        )  # fmt: skip
     figure.update_layout(
         bargap=0,
         height=380,
-        legend=ON_TOP,
-        margin={"t": 58, "b": 40},
+        legend={**ON_TOP, "y": 1.06},
+        margin={"t": 62, "b": 40},
     )
     return described(
         figure,
         f"Spectrum of the error of {name} beside that of white noise, and how much of its {len(rank)} leading "
-        f"directions is left; {lost} of {len(error)} directions are under the edge {edge:.3g}.",
+        f"directions is left; {lost} of {len(error)} directions are under the edge {edge:.3g}."
+        + (f" {said[0].upper()}{said[1:]}." if said else ""),
     )
 
 
-def layers_figure(
-    table: pd.DataFrame,
-    metric: str = "alpha",
-    *,
-    unit: str = "",
-    title: str = "",
-    theme: str = "light",
-) -> go.Figure:
-    """One number of all layers, by depth (block) and role; after compression, where the table has it, as open marks.
-
-    table: name, role, block, `metric`, and perhaps after_`metric`. Layers outside blocks stand before the first and
-    after the last. The band of alpha is 2 to 6. A click hands on the layer's name."""
-    value = table[metric].to_numpy(float)
-    shown = np.isfinite(value)
-    block = table["block"].astype(float).to_numpy(float)[shown]
-    names, roles = (table[column].to_numpy(str)[shown] for column in ("name", "role"))
-    after = table[f"after_{metric}"].to_numpy(float)[shown] if f"after_{metric}" in table else None
-    depth, value = _depths(block), value[shown]
-    figure = go.Figure()
-    kinds = list(dict.fromkeys(roles))
-    # Yellow marks are hard to see on white.
-    colors = (*CATEGORIES[:6], BEFORE, INK[theme])
-    for index, role in enumerate(kinds):
-        own = roles == role
-        # Roles of one block stand side by side, so that no mark hides another.
-        x = depth[own] + 0.7 * ((index + 0.5) / len(kinds) - 0.5)
-        look = role, colors[index % len(colors)], SYMBOLS[index % len(SYMBOLS)]
-        _layer_marks(figure, x, value[own], None if after is None else after[own], names[own], metric, look)
-    styled(figure, theme, title, "open marks: after compression" if title and after is not None else "")
-    if metric.startswith("alpha"):
-        figure.add_hrect(y0=WELL[0], y1=WELL[1], fillcolor=BULK, opacity=0.1, line_width=0)
-    _block_axis(figure, block, depth)
-    figure.update_yaxes(
-        title_text=f"{metric}, {unit}" if unit else metric,
-        rangemode="tozero" if metric != "log_norm" else "normal",
-    )
-    figure.update_layout(
-        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"}, margin={"t": 84 if title else 34},
-        title_yanchor="top", title_y=0.95,
-    )  # fmt: skip
-    missing = len(table) - len(value)
-    said = f"; {missing} layers have none" if missing else ""
-    return described(figure, f"{metric} of {len(value)} layers by block and role{said}.")
-
-
-def _layer_marks(
-    figure: go.Figure,
-    x: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray | None,
-    names: np.ndarray,
-    metric: str,
-    look: tuple[str, str, str],
-) -> None:
-    """Marks of one role at x: filled before, open after, joined to their own."""
-    (role, color, symbol), shared = look, {"legendgroup": look[0]}
-    figure.add_scatter(
-        x=x, y=before, name=role, mode="markers", customdata=names[:, None],
-        marker={"color": color, "symbol": symbol, "size": 7},
-        hovertemplate=f"%{{customdata[0]}}<br>{metric} %{{y:.3g}}<extra></extra>", **shared,
-    )  # fmt: skip
-    if after is None:
-        return
-    changed = np.isfinite(after)
-    gap = np.full(len(x), np.nan)
-    figure.add_scatter(
-        x=np.c_[x, x, gap][changed].ravel(), y=np.c_[before, after, gap][changed].ravel(), mode="lines",
-        line={"color": color, "width": 1}, showlegend=False, hoverinfo="skip", **shared,
-    )  # fmt: skip
-    figure.add_scatter(
-        x=x[changed], y=after[changed], mode="markers", showlegend=False, customdata=names[changed, None],
-        marker={"color": color, "symbol": f"{symbol}-open", "size": 8},
-        hovertemplate=f"%{{customdata[0]}}<br>{metric} after %{{y:.3g}}<extra></extra>", **shared,
-    )  # fmt: skip
-
-
-def _block_axis(figure: go.Figure, block: np.ndarray, depth: np.ndarray) -> None:
-    """Ticks at blocks, at most sixteen or so, and what stands before and after them."""
-    blocks = sorted(set(block[np.isfinite(block)].astype(int).tolist()))
-    ticks = {each: str(each) for each in blocks[:: max(1, len(blocks) // 16)]}
-    first, last = (int(depth.min()), int(depth.max())) if len(depth) else (0, 0)
-    if blocks and first < blocks[0]:
-        ticks[first] = "before"
-    if blocks and last > blocks[-1]:
-        ticks[last] = "after"
-    figure.update_xaxes(
-        title_text="block" if blocks else "layer", tickvals=list(ticks) or None, ticktext=list(ticks.values()) or None,
-        range=[first - 0.7, last + 0.7], showgrid=False, zeroline=False,
-    )  # fmt: skip
-
-
-def _depths(block: np.ndarray) -> np.ndarray:
-    """Where rows of these blocks [n] stand (NaN: outside blocks): what is outside stands before the first or, after
-    blocks in order, behind the last; in order, where there are no blocks at all."""
-    inside = np.isfinite(block)
-    if not inside.any():
-        return np.arange(len(block), dtype=float)
-    last = np.flatnonzero(inside)[-1]
-    outside = np.where(np.arange(len(block)) < last, np.nanmin(block) - 1, np.nanmax(block) + 1)
-    return np.where(inside, block, outside)
+def _variances(variances: tuple[float, float] | None) -> str:
+    """Predicted and measured variance of the error in words."""
+    if variances is None:
+        return ""
+    predicted, measured = variances
+    if not np.isfinite(predicted):
+        return f"variance of the error: {measured:.3g} measured"
+    return f"variance of the error: {predicted:.3g} predicted from the step, {measured:.3g} measured"
 
 
 def scan_figure(
@@ -308,56 +233,3 @@ def scan_figure(
     figure.update_yaxes(title_text="α", row=1, col=2)
     figure.update_layout(legend={"x": 0.2, "y": 0.98, "yanchor": "top"})
     return described(figure, f"Where the tail of {name} may begin: distance and exponent of every candidate.")
-
-
-def aspect_figure(
-    table: pd.DataFrame, *, title: str = "Alpha of pure noise depends on the shape", theme: str = "light"
-) -> go.Figure:
-    """alpha of random matrices over their aspect ratio. table: series, aspect_ratio, alpha, spread (half the range of
-    the repetitions)."""
-    figure = go.Figure()
-    for index, (series, part) in enumerate(table.groupby("series", sort=False)):
-        color = CATEGORIES[index % len(CATEGORIES)]
-        figure.add_scatter(
-            x=part["aspect_ratio"], y=part["alpha"], name=str(series), mode="lines+markers",
-            error_y={"type": "data", "array": part["spread"], "width": 4, "thickness": 1},
-            line={"color": color, "dash": ("solid", "dash", "dot", "dashdot")[index % 4]},
-            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7},
-        )  # fmt: skip
-    styled(figure, theme, title, "the same Gaussian entries, other shapes")
-    figure.update_xaxes(title_text="rows / columns", type="log", tickvals=[1, 2, 4, 8, 16, 32])
-    figure.update_yaxes(title_text="alpha (Hill, upper half)", rangemode="tozero")
-    figure.update_layout(legend={"y": 0.98, "yanchor": "top"})
-    return described(figure, title)
-
-
-def allocation_figure(
-    names: Sequence[str],
-    alphas: np.ndarray,
-    given: np.ndarray,
-    what: str,
-    *,
-    theme: str = "light",
-) -> go.Figure:
-    """alpha of each layer, and what it was given of `what` ("sparsity, share of weights", "bits"), on one axis of
-    layers."""
-    figure = make_subplots(specs=[[{"secondary_y": True}]])
-    place = np.arange(len(names))
-    figure.add_bar(
-        x=place, y=given, name=what, marker={"color": BEFORE, "opacity": 0.6}, secondary_y=False,
-        customdata=np.array(names)[:, None], hovertemplate="%{customdata[0]}<br>%{y:.3g}<extra></extra>",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=place, y=alphas, name="alpha", mode="markers", marker={"color": CATEGORIES[0], "size": 7},
-        customdata=np.array(names)[:, None], secondary_y=True,
-        hovertemplate="%{customdata[0]}<br>alpha %{y:.3g}<extra></extra>",
-    )  # fmt: skip
-    styled(figure, theme, "What alpha gives to each layer")
-    all_axes(figure)
-    figure.update_xaxes(title_text="layer, in the order of the model")
-    figure.update_yaxes(title_text=what, secondary_y=False, rangemode="tozero")
-    figure.update_yaxes(title_text="alpha", secondary_y=True, rangemode="tozero", showgrid=False)
-    figure.update_layout(
-        margin={"r": 52, "t": 66}, legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"}
-    )
-    return described(figure, f"alpha and {what} of {len(names)} layers.")

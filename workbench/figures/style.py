@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -69,5 +70,14 @@ def log_axis(values: np.ndarray, decades: float = 6) -> dict[str, Any]:
         "type": "log",
         "range": [low - room, high + room],
         "tickvals": ticks,
-        "ticktext": [f"{tick:.3g}" for tick in ticks],
+        "ticktext": [tick_text(tick) for tick in ticks],
     }
+
+
+def tick_text(value: float) -> str:
+    """A tick value > 0, with a power of ten from 1000 up and below 0.001: 1e+03 is no number on an axis."""
+    power = math.floor(math.log10(value) + 1e-9)
+    if -3 <= power < 3:
+        return f"{value:.3g}"
+    digits = f"{value / 10.0**power:.3g}"
+    return f"10<sup>{power}</sup>" if digits == "1" else f"{digits}·10<sup>{power}</sup>"

@@ -1,17 +1,21 @@
-"""Histogram, Spectrum and Profile: what the lower half of the bench shows of a weight before and after."""
+"""Histogram, Spectrum and Profile: what the lower half of the bench shows of a weight before and after.
+
+A spectrum, a density and a histogram are also of a weight alone.
+"""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..grid import CompressedWeight
+from ..errors import Refused
+from ..grid import CompressedWeight, uncompressed
 from ..measure import error_cells
-from ..spectra import NoiseEdge
+from ..spectra import NoiseEdge, singular_values
 from .view import Viewable
 
 if TYPE_CHECKING:
@@ -22,34 +26,97 @@ BINS = 160
 SAMPLE = 1_000_000  # weights a histogram is made from at most, in whole rows spread over the matrix
 
 
-class Curve(Viewable):
-    """What they share: made of a weight and its compressed form."""
+Weights: TypeAlias = Tensor | np.ndarray
 
-    def __init__(self, w: Tensor, compressed: CompressedWeight, name: str = "weight"):
-        self.w, self.compressed, self.name = w.float(), compressed, name
+
+class Curve(Viewable):
+    """What they share: made of a weight [out, in], a tensor or array of any float dtype, and its compressed form; or of
+    another matrix of this shape instead, which is taken as its copy. float64 stays, everything else becomes float32.
+
+    Raises `Refused` for what is no matrix of floats, for a copy of another shape, and for a missing copy where there is
+    nothing to show without one."""
+
+    alone = False  # whether there is something to show of a weight without a copy
+
+    def __init__(
+        self, w: Weights, compressed: CompressedWeight | Weights | None = None, name: str = "weight"
+    ):
+        kind = type(self).__name__
+        self.w, self.name = _matrix(w, kind), name
+        self._copy: Tensor | None = None  # where the copy was given as a matrix: in its own precision
+        if compressed is not None and not isinstance(compressed, CompressedWeight):
+            self._copy = _matrix(compressed, kind)
+            compressed = uncompressed(self._copy) if self._copy.shape == self.w.shape else None
+        self._compressed = compressed
+        shape = (
+            self._copy.shape if self._copy is not None else compressed.shape if compressed else self.w.shape
+        )
+        if tuple(shape) != tuple(self.w.shape):
+            raise Refused(
+                f"{kind}: the weight is {list(self.w.shape)} and its copy {list(shape)}; compare a matrix with its own "
+                "compressed form, same orientation"
+            )
+        if compressed is None and not self.alone:
+            raise Refused(
+                f"{kind} compares a weight with its copy, and none was given; pass what a method made of it: "
+                f"{kind}(w, RTN(bits=4).compress(w))"
+            )
+
+    @property
+    def compressed(self) -> CompressedWeight:
+        """Refused where there is none."""
+        if self._compressed is None:
+            raise Refused(
+                f"{type(self).__name__} of {self.name} was made of the weight alone; pass a copy too"
+            )
+        return self._compressed
+
+    @property
+    def copy(self) -> Tensor | None:
+        """The copy's values [out, in], or None."""
+        if self._compressed is None:
+            return None
+        return self._compressed.dequantize() if self._copy is None else self._copy
+
+
+def _matrix(w: Weights, kind: str) -> Tensor:
+    """w [out, in] as a tensor of float32 or float64."""
+    found = torch.as_tensor(w) if isinstance(w, np.ndarray) else w
+    if not isinstance(found, Tensor):
+        raise Refused(
+            f"{kind} takes a weight matrix [out, in] as a tensor or array, not {type(w).__name__}; of a model take "
+            "model.base_weight(name)"
+        )
+    if found.ndim != 2 or not found.is_floating_point():
+        raise Refused(
+            f"{kind}: expected a weight matrix [out, in] of floats, got {list(found.shape)} of {found.dtype}; a "
+            "convolution is one as w.flatten(1)"
+        )
+    return found.detach() if found.dtype == torch.float64 else found.detach().float()
 
 
 class Histogram(Curve):
     """How the weights, and what they became, are distributed."""
 
+    alone = True
+
     @cached_property
     def table(self) -> pd.DataFrame:
-        """bin (its left edge, in the weight's units), before, after: shares of the weights."""
+        """bin (its left edge, in the weight's units), before and, where there is a copy, after: shares of the
+        weights."""
         import pandas as pd
 
         step = max(1, self.w.numel() // SAMPLE)
         rows = slice(0, self.w.shape[0], step)
-        w = self.w[rows].flatten().numpy()
-        after = self._sampled(step).flatten().numpy()
-        limit = float(max(np.abs(w).max(initial=0), np.abs(after).max(initial=0))) or 1.0
+        shown = {"before": self.w[rows].flatten().numpy()}
+        if self._compressed is not None:
+            shown["after"] = self._sampled(step).flatten().numpy()
+        limit = float(max(np.abs(values).max(initial=0) for values in shown.values())) or 1.0
         edges = np.linspace(-limit, limit, BINS + 1)
-        return pd.DataFrame(
-            {
-                "bin": edges[:-1],
-                "before": np.histogram(w, edges)[0] / len(w),
-                "after": np.histogram(after, edges)[0] / len(after),
-            }
-        )
+        shares = {
+            label: np.histogram(values, edges)[0] / max(1, len(values)) for label, values in shown.items()
+        }
+        return pd.DataFrame({"bin": edges[:-1], **shares})
 
     def _sampled(self, step: int) -> Tensor:
         if step == 1:
@@ -61,9 +128,8 @@ class Histogram(Curve):
         from ..figures import histogram_figure
 
         t = self.table
-        return histogram_figure(
-            t["bin"].to_numpy(), t["before"].to_numpy(), t["after"].to_numpy(), self.name, theme=theme
-        )
+        after = t["after"].to_numpy() if "after" in t else None
+        return histogram_figure(t["bin"].to_numpy(), t["before"].to_numpy(), after, self.name, theme=theme)
 
 
 class Edged(Curve):
@@ -71,32 +137,43 @@ class Edged(Curve):
 
     @cached_property
     def edge(self) -> NoiseEdge:
-        return NoiseEdge.measure(self.w, self.compressed.dequantize())
+        """Refused where there is no copy."""
+        _ = self.compressed
+        assert self.copy is not None
+        return NoiseEdge.measure(self.w, self.copy)
+
+    @cached_property
+    def before(self) -> np.ndarray:
+        """Singular values of the weight [min(out, in)], descending."""
+        return singular_values(self.w) if self._compressed is None else self.edge.before
+
+    @property
+    def after(self) -> np.ndarray | None:
+        """Those of the copy; None where there is none."""
+        return None if self._compressed is None else self.edge.after
 
 
 class Spectrum(Edged):
-    """Singular values before and after, and the noise edge under which directions are lost."""
+    """Singular values before and after, and the noise edge under which directions are lost; or of a weight alone."""
+
+    alone = True
 
     @property
     def table(self) -> pd.DataFrame:
-        """index (from 1), before, after: singular values in the weight's units; lost: under the noise edge."""
+        """index (from 1), before: singular values in the weight's units; where there is a copy also after, and lost:
+        under the noise edge."""
         import pandas as pd
 
-        edge = self.edge
-        return pd.DataFrame(
-            {
-                "index": np.arange(1, len(edge.before) + 1),
-                "before": edge.before,
-                "after": edge.after,
-                "lost": edge.before < edge.edge,
-            }
-        )
+        columns = {"index": np.arange(1, len(self.before) + 1), "before": self.before}
+        if self.after is not None:
+            columns |= {"after": self.after, "lost": self.before < self.edge.edge}
+        return pd.DataFrame(columns)
 
     def figure(self, theme: str = "light") -> go.Figure:
         from ..figures import spectrum_figure
 
-        e = self.edge
-        return spectrum_figure(e.before, e.after, e.edge, e.lost, self.name, theme=theme)
+        edge, lost = (0.0, 0) if self.after is None else (self.edge.edge, self.edge.lost)
+        return spectrum_figure(self.before, self.after, edge, lost, self.name, theme=theme)
 
 
 class Profile(Curve):

@@ -1,5 +1,11 @@
 """Density and ErrorSpectrum: the eigenvalues of a weight with their tail and bulk, and the spectrum of the error that
-compression made."""
+compression made.
+
+How much of a direction is left is compared with two things. White noise of the error's variance, added to the same
+weight: what is like it is noise, and what is not is the method. And the law for a single direction in noise
+(Benaych-Georges & Nadakuditi 2012), which holds only where no other is near: most of what is lost of a trained weight's
+directions is mixing with their neighbours, beyond those that are counted as leading.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +26,35 @@ from ..spectra import (
     scan_tail,
 )
 from .curves import Edged
+from .noise import step_variance
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 DIRECTIONS = 32  # of which it is said how much is left
+SEED = 0  # of the white noise
+# Copies with white noise, of which the mean is drawn: from one to the next the last directions change by 0.1 to 0.2.
+# One of a large weight, where each costs as much as the measurement.
+COPIES, SMALL = 8, 1 << 18
 
 
 class Density(Edged):
-    """The empirical spectral density before and after, the fitted tail, the bulk of noise and the noise edge."""
+    """The empirical spectral density before and after, the fitted tail, the bulk of noise and the noise edge; or of a
+    weight alone."""
+
+    alone = True
 
     @cached_property
-    def eigenvalues(self) -> tuple[np.ndarray, np.ndarray]:
-        """Before and after [n], ascending, weights squared."""
-        return np.square(self.edge.before[::-1]), np.square(self.edge.after[::-1])
+    def eigenvalues(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Before and after (None without a copy) [n], ascending, weights squared."""
+        return np.square(self.before[::-1]), None if self.after is None else np.square(self.after[::-1])
 
     @cached_property
     def tails(self) -> tuple[TailFit | None, TailFit | None]:
         """Of both; None where there is no fit, `why` says why."""
-        return _fit(self.eigenvalues[0]), _fit(self.eigenvalues[1])
+        before, after = self.eigenvalues
+        return _fit(before), None if after is None else _fit(after)
 
     @property
     def why(self) -> str:
@@ -52,16 +67,20 @@ class Density(Edged):
 
     @property
     def table(self) -> pd.DataFrame:
-        """eigenvalue (ascending, weights squared), after, and for each as a beginning of the tail: alpha, D."""
+        """eigenvalue (ascending, weights squared), after (where there is a copy), and for each as a beginning of the
+        tail: alpha, D."""
         import pandas as pd
 
-        scan = scan_tail(self.eigenvalues[0], threshold=0)
-        zeros = len(self.eigenvalues[0]) - len(scan.eigenvalues)
-        pad = (np.full(zeros, np.nan), [np.nan] * (len(self.eigenvalues[0]) > zeros))
+        before, after = self.eigenvalues
+        scan = scan_tail(before, threshold=0)
+        zeros = len(before) - len(scan.eigenvalues)
+        pad = (np.full(zeros, np.nan), [np.nan] * (len(before) > zeros))
         columns = {
             name: np.r_[pad[0], values, pad[1]] for name, values in (("alpha", scan.alpha), ("D", scan.D))
         }
-        return pd.DataFrame({"eigenvalue": self.eigenvalues[0], "after": self.eigenvalues[1], **columns})
+        if after is not None:
+            columns = {"after": after, **columns}
+        return pd.DataFrame({"eigenvalue": before, **columns})
 
     def figure(self, theme: str = "light") -> go.Figure:
         from ..figures.spectra import density_figure
@@ -72,8 +91,8 @@ class Density(Edged):
             before,
             after,
             tail=None if fit is None else (fit.alpha, fit.sigma, fit.xmin, fit.tail),
-            bulk=_bulk(before, self.edge.shape),
-            edge=self.edge.edge**2,
+            bulk=_bulk(before, (self.w.shape[0], self.w.shape[1])),
+            edge=0.0 if after is None else self.edge.edge**2,
             name=self.name,
             note="" if fit else self.why,
             theme=theme,
@@ -89,38 +108,68 @@ class Density(Edged):
 
 
 class ErrorSpectrum(Edged):
-    """The singular values of the error beside those of white noise, and how much of the leading directions is left."""
+    """The singular values of the error beside those of white noise, and how much of the leading directions is left,
+    beside what white noise of the same variance leaves of them."""
 
     @cached_property
     def kept(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the leading output and input directions [k]: squared cosine of the angle to those of the copy."""
-        return kept_directions(self.w, self.compressed.dequantize(), DIRECTIONS)
+        """Of the leading output and input directions [k]: their share in the span of the copy's k leading ones, squared
+        cosine of the angle to it."""
+        assert self.copy is not None
+        return kept_directions(self.w, self.copy, DIRECTIONS)
+
+    @cached_property
+    def white(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same [k] where the error is white noise of its variance, drawn from seed 0: mean of 8 copies, of weights
+        beyond 2^18 one."""
+        w, random = self.w.double().numpy(), np.random.default_rng(SEED)
+        sd = np.sqrt(self.edge.error_variance)
+        copies = (
+            kept_directions(w, w + sd * random.standard_normal(w.shape), DIRECTIONS)
+            for _ in range(COPIES if w.size <= SMALL else 1)
+        )
+        left, right = np.mean(list(copies), axis=0)
+        return left, right
+
+    @cached_property
+    def isolated(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the law for a single direction in white noise leaves of each [k]; NaN where another singular value of
+        the weight is nearer than the noise edge, so that the law does not hold (Davis & Kahan 1970)."""
+        e, k = self.edge, len(self.kept[0])
+        spikes = [predicted_spike(float(s), e.error_variance, e.shape) for s in e.before[:k]]
+        gaps = -np.diff(e.before, append=0.0)  # to the next; the last one's to nothing
+        apart = np.minimum(gaps, np.r_[np.inf, gaps[:-1]])[:k] > e.edge
+        found = np.array([(spike.left, spike.right) for spike in spikes]).reshape(-1, 2)
+        left, right = np.where(apart[:, None], found, np.nan).T
+        return left, right
+
+    @cached_property
+    def predicted_variance(self) -> float:
+        """Variance of the error that the grid's steps alone predict, before rounding, weights squared; NaN where there
+        are none. Measured: `edge.error_variance`."""
+        return step_variance(self.w, self.compressed)
 
     @property
     def table(self) -> pd.DataFrame:
-        """direction (from 1), strength (singular value of the weight), lost (under the edge); outputs, inputs: share
-        that is left; outputs_expected, inputs_expected: the same under white noise."""
+        """direction (from 1), strength (singular value of the weight), lost (under the edge); outputs, inputs: share in
+        the span of the copy's leading directions; _white: the same under white noise of the error's variance;
+        _isolated: of a single direction, NaN where others are near. `attrs`: error_variance, predicted_variance."""
         import pandas as pd
 
-        (left, right), (left_expected, right_expected) = self.kept, self._expected
-        k = len(left)
-        return pd.DataFrame(
-            {
-                "direction": np.arange(1, k + 1),
-                "strength": self.edge.before[:k],
-                "lost": self.edge.before[:k] < self.edge.edge,
-                "outputs": left,
-                "inputs": right,
-                "outputs_expected": left_expected,
-                "inputs_expected": right_expected,
-            }
-        )
-
-    @property
-    def _expected(self) -> tuple[np.ndarray, np.ndarray]:
-        e = self.edge
-        spikes = [predicted_spike(float(s), e.error_variance, e.shape) for s in e.before[: len(self.kept[0])]]
-        return np.array([spike.left for spike in spikes]), np.array([spike.right for spike in spikes])
+        k = len(self.kept[0])
+        columns = {
+            "direction": np.arange(1, k + 1),
+            "strength": self.edge.before[:k],
+            "lost": self.edge.before[:k] < self.edge.edge,
+        }
+        for suffix, pair in (("", self.kept), ("_white", self.white), ("_isolated", self.isolated)):
+            columns |= {f"outputs{suffix}": pair[0], f"inputs{suffix}": pair[1]}
+        frame = pd.DataFrame(columns)
+        frame.attrs |= {
+            "error_variance": self.edge.error_variance,
+            "predicted_variance": self.predicted_variance,
+        }
+        return frame
 
     def figure(self, theme: str = "light") -> go.Figure:
         from ..figures import note_figure
@@ -130,10 +179,11 @@ class ErrorSpectrum(Edged):
         if e.error_variance == 0:
             return note_figure("the copy is the weight itself: there is no error", theme=theme)
         values = np.linspace(0, e.edge * 1.02, 300)
-        predicted = values, noise_density(values, e.error_variance, e.shape)
+        density = values, noise_density(values, e.error_variance, e.shape)
         return error_spectrum_figure(
-            e.error, predicted, e.edge, e.lost, self.kept, self._expected, self.name, theme=theme
-        )
+            e.error, density, e.edge, e.lost, self.kept, self.white, self.isolated, self.name,
+            variances=(self.predicted_variance, e.error_variance), theme=theme,
+        )  # fmt: skip
 
 
 def _fit(eigenvalues: np.ndarray) -> TailFit | None:

@@ -6,10 +6,8 @@ measurement. Nothing needs a GPU but the GPU's time; where there is none, record
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +19,15 @@ from ..jobs import Job
 from ..speed import Kernel, cuda, fuzz, kernels
 from ..speed.apart import measure_apart
 from ..speed.build import Build, build, parse
-from ..speed.kernel import ARCHITECTURES, Draft, is_source, opened, unreadable
+from ..speed.kernel import ARCHITECTURES, Draft, unreadable
 from ..speed.ladder import ladder_table, ladders
-from ..speed.manifest import has_header
 from ..speed.occupancy import Occupancy, register_steps, shared_steps
 from ..speed.recorded import Recorded, recorded_runs
 from ..speed.roofline import COLUMNS as POINT_COLUMNS
 from ..speed.roofline import Limits, data_sheet, limits_here, points, work
 from ..speed.sass import Listing
 from ..speed.table import read_shape
+from . import kernel_code
 from .view import Viewable
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ class KernelLab(Viewable):
         small: str | Sequence[int] | None = None,
     ):
         self.shipped: dict[str, Kernel | Draft] = dict(kernels())
-        own = _own(kernel)
+        own = kernel_code.given(kernel)
         self._path = str(kernel) if own and not isinstance(kernel, Kernel) and own.source != kernel else None
         if own is not None:
             self.shipped[own.name] = own
@@ -374,41 +372,8 @@ class KernelLab(Viewable):
 
     def code(self) -> str:
         """The Python that makes this object again, edits included."""
-        shape, known = "x".join(map(str, self.shape)), kernels().get(self.name)
-        named, before, lines = repr(self.name), known.source if known else "", ["import workbench as wb"]
-        if self.name == self._own and self._path:
-            named, before = repr(self._path), self.shipped[self.name].source
-        elif known is None:  # a source that lies nowhere
-            text = "\n".join(f"    {line!r}" for line in self.source.splitlines(keepends=True))
-            lines.append(f"source = (\n{text}\n)")
-            named, before = "source", self.source
-        lines.append(f"lab = wb.KernelLab({named}, {shape!r}, {self.arch!r})")
-        if before != self.source:
-            lines.append(f"lab.edit({', '.join(map(repr, _changes(before, self.source)))})")
-        runs = ", lab.fuzz()" if has_header(self.source) else ""
-        return "\n".join([*lines, f"lab.build().resources{runs}"])
-
-
-def _own(kernel: object) -> Kernel | Draft | None:
-    """The kernel that was given; None where it is the name of a shipped one. Refused: it is nothing of that."""
-    if isinstance(kernel, Kernel):
-        return kernel
-    if isinstance(kernel, str) and not (
-        is_source(kernel) or kernel.endswith(".cu") or "/" in kernel or os.sep in kernel
-    ):
-        return None
-    if isinstance(kernel, str | Path):
-        return opened(kernel)
-    raise Refused(
-        f"KernelLab takes a kernel's name, the path of a .cu file, a source or a Kernel; not a {type(kernel).__name__}"
-    )
-
-
-def _changes(before: str, after: str) -> list[tuple]:
-    """What `KernelLab.edit` takes to get from one text to the other."""
-    old, new = before.split("\n"), after.split("\n")
-    found = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    return [(i + 1, j, *new[k:m]) for tag, i, j, k, m in found if tag != "equal"]
+        own = self.shipped[self.name].source if self.name == self._own else None
+        return kernel_code.code(self, self._path if own is not None else None, own)
 
 
 def _of(frame: pd.DataFrame, *, gpu: bool) -> pd.DataFrame:

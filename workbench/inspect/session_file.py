@@ -73,6 +73,7 @@ def _spectra_code(session: Session) -> list[str]:
 def _variant_code(session: Session) -> list[str]:
     variant, data = session.history.variant, session.data.code if not session.why_not else ""
     steps = ", ".join(_qualified(step) for step in variant.recipe)
+    label = f", label={variant.recipe.label!r}" if variant.recipe.named else ""
     calibration, lines = "", []
     if any(s.method.needed or s.method.works_on == "block" for s in variant.recipe):
         lines += ["", 'calibration = wb.evaluation(model, part="calibration").inputs_only()']
@@ -81,7 +82,7 @@ def _variant_code(session: Session) -> list[str]:
     lines += [
         "",
         f"# the active variant{whole}",
-        f"variant = wb.apply(model, wb.Recipe([{steps}]){calibration})",
+        f"variant = wb.apply(model, wb.Recipe([{steps}]{label}){calibration})",
     ]
     if variant.measures:
         given = f"data = wb.evaluation(model, {data})" if data else "# data  # the data given to the bench"

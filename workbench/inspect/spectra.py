@@ -42,8 +42,8 @@ PICTURED = (
 
 NOISE_COLUMNS = {
     "error_variance": "variance of the error as measured, from which edge is; weights squared",
-    "predicted_variance": "variance that the steps of the grid alone predict before rounding, step^2 / 12 where they are "
-    "equal; empty where there are none; weights squared",
+    "predicted_variance": "variance that the steps of the grid alone predict before rounding, step^2 / 12 where they "
+    "are equal; empty where there are none; weights squared",
     "predicted_edge": "noise edge of that variance; unit of the weights",
 }
 WINDOWS = 16  # of noise that are pooled where FARMS pools its own
@@ -114,7 +114,7 @@ class Spectra(Viewable):
         """Columns that a picture of all layers can show: the usual ones, then those of the extras."""
         names = [*PICTURED, *(name for extra in self.reading.extra for name in EXTRAS[extra])]
         table = self.table
-        known = [name for name in dict.fromkeys(names) if name in table and table[name].notna().any()]
+        known = [name for name in dict.fromkeys(names) if name in table and bool(table[name].notna().any())]
         return [name for name in known if pd.api.types.is_numeric_dtype(table[name])]
 
     def figure(self, theme: str = "light", *, metric: str = "alpha", title: bool = True) -> go.Figure:
@@ -180,7 +180,7 @@ class Spectra(Viewable):
         table, spare = self.table, self._spare(spare)
         given = allocated(table, method, metric=metric, eps=eps, by=by, spare=spare)
         what = "sparsity, share of weights" if parameter(method) == "sparsity" else "bits"
-        alphas = table.set_index("name")[metric][list(given)].to_numpy(float)
+        alphas = table.set_index("name")[metric].loc[list(given)].to_numpy(float)
         alone = [f"{name}: {reason}" for name, reason in left_alone(table, method, spare=spare).items()]
         return allocation_figure(
             list(given),

@@ -14,7 +14,8 @@ from typing import ParamSpec, TypeVar
 
 from .job import Job
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 QUIET = 1.0  # seconds of work that are not worth a line
 RATE = 0.2  # seconds between two texts

@@ -138,7 +138,7 @@ class Method(BaseModel):
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
         super().__pydantic_init_subclass__(**keywords)
         if "compress" in cls.__dict__:
-            cls.compress = _checked(cls.__dict__["compress"])  # type: ignore[method-assign]
+            cls.compress = _checked(cls.__dict__["compress"])
         if cls.__dict__.get("name"):  # a subclass without a name of its own does not take its parent's place
             METHODS.add(cls.name, cls)
 

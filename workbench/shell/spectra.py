@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Refused
-from .options import CALIBRATION, JSON, LAYERS, MODEL, RECIPE
+from ..errors import Refused, near
+from .options import CALIBRATION, JSON, LAYERS, MODEL
 from .report import Report, Table, run_job
 from .work import calibration_batches, left_out, make_plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..engine import Recipe
     from ..engine.spectra import Made
     from ..methods import Method, Statistics
     from ..model import Layer
@@ -41,21 +41,34 @@ BY_EXTRA = {
     "randomize": ("rand_distance", "num_traps"),
     "detX": ("detX_num", "ERG_gap"),
     "tails": ("best_fit", "Lambda"),
+    "peak": ("alpha_peak", "D_peak"),
     "farms": ("alpha_farms", "farms_window"),
 }
 AFTER = ("method", "edge", "lost", "right_overlap", "after_alpha")
 LAST = ("warning", "reason")
+ALONE = (
+    "each layer is compressed alone, on statistics of the unchanged model; measure and compress go block by block "
+    "through what is compressed already, so their weights differ a little"
+)
 
 
 def spectra(
     model: MODEL,
     layers: LAYERS = "*",
-    recipe: RECIPE = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="R.yaml",
+            help="compress each layer by this recipe, alone and on statistics of the unchanged model (measure and "
+            "compress go block by block)",
+        ),
+    ] = None,
     calibration: CALIBRATION = None,
     extra: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="further columns, repeatable: mp, randomize, detX, tails, farms, or all"
+            metavar="NAME",
+            help="further columns, repeatable: mp, randomize, detX, tails, peak, farms, or all",
         ),
     ] = None,
     conv: Annotated[
@@ -66,31 +79,45 @@ def spectra(
     ] = False,
     rows: Annotated[int, typer.Option(help="of a FARMS window")] = 100,
     windows: Annotated[int, typer.Option(help="of FARMS along each dimension")] = 10,
+    stride: Annotated[
+        int | None, typer.Option(help="a FARMS window every so many rows and columns, in place of --windows")
+    ] = None,
     ratio: Annotated[float, typer.Option(help="columns to rows of a FARMS window")] = 1.0,
     estimator: Annotated[str, typer.Option(help="of FARMS: median, peak or search")] = "median",
+    seed: Annotated[int, typer.Option(help="of the random orders of --extra randomize")] = 0,
     allocate: Annotated[
         str | None,
         typer.Option(
             metavar="METHOD", help="a recipe from alpha: Wanda(sparsity=0.5), RTN(bits=4), or a name"
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="of the recipe: alpha, alpha_hill, alpha_farms")] = "alpha",
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="of the recipe: alpha, alpha_hill, alpha_peak (as AlphaPruning's code) or alpha_farms"
+        ),
+    ] = "alpha",
+    eps: Annotated[
+        float, typer.Option(help="of the recipe: shares from 1 - eps to 1 + eps times the mean")
+    ] = 0.3,
     by: Annotated[str, typer.Option(help="of the recipe: block or layer")] = "block",
     out: Annotated[Path | None, typer.Option(metavar="R.yaml", help="write that recipe here")] = None,
     as_json: JSON = False,
 ) -> Report:
     """Eigenvalues, heavy-tail fits, ranks and the bulk of noise of the weights, before and after a recipe."""
     from ..engine import Recipe
+    from ..engine.allocation import EXTRA_OF
     from ..engine.spectra import spectra_frame, spectra_rows
     from ..files.load import load
     from ..spectra import EXTRAS, Reading
 
-    if out is not None and allocate is None:
-        raise Refused('--out writes the recipe of --allocate: give that too, such as "Wanda(sparsity=0.5)"')
-    names = _words(extra or [], EXTRAS) | ({"farms"} if metric == "alpha_farms" and allocate else set())
+    names = _words(extra or [], EXTRAS)
+    if allocate is not None and metric in EXTRA_OF:
+        names.add(EXTRA_OF[metric])
     extras = tuple(name for name in EXTRAS if name in names)
-    reading = Reading(conv, extras, rows, ratio, windows, estimator)
+    reading = Reading(conv, extras, rows, ratio, windows, estimator, seed, stride)
     method = None if allocate is None else _method(allocate)
+    _check(method, metric, eps, by, heads, out)
     report = Report()
     steps = Recipe.load(recipe) if recipe else Recipe()
     found = load(model)
@@ -100,6 +127,8 @@ def spectra(
         planned = make_plan(report, found, steps, {layer.name for layer in chosen})
         batches = calibration_batches(report, found, planned, calibration)
         made, said = _compressor(found, planned, batches), left_out(planned)
+        if batches is not None:
+            report.say(ALONE)
     records = run_job(
         "spectra",
         lambda job: list(spectra_rows(found, layers, reading, heads=heads, made=made, job=job)),
@@ -108,8 +137,39 @@ def spectra(
     report.document = {"layers": records, **said}
     report.tables = [_table(frame, reading, found.name)]
     if method is not None:
-        _allocated(report, frame, method, metric, by, out)
+        # As in a plan: "*" leaves embeddings and heads alone, a selector that names them does not.
+        _allocated(report, frame, method, metric, eps, by, out, spare=layers.strip() == "*")
     return report
+
+
+def _check(method: Method | None, metric: str, eps: float, by: str, heads: bool, out: Path | None) -> None:
+    """Refused before anything is measured."""
+    from ..engine.allocation import METRICS, check_allocation
+
+    if method is None:
+        if out is not None:
+            raise Refused(
+                '--out writes the recipe of --allocate: give that too, such as "Wanda(sparsity=0.5)"'
+            )
+        return
+    if metric not in METRICS:
+        raise Refused(f"--metric {metric!r} is none of {', '.join(METRICS)}{near(metric, METRICS)}")
+    check_allocation(method, eps=eps, by=by)
+    if heads:
+        raise Refused("a recipe of --allocate is for whole layers: leave --heads out")
+    if out is not None:
+        _writable(out)
+
+
+def _writable(path: Path) -> None:
+    """Refused where the recipe cannot be written: minutes of measuring should not end in that."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder; name a file in it")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise Refused(f"--out {path}: the recipe cannot be written: {error.strerror}") from None
 
 
 def _words(given: Sequence[str], known: Mapping[str, Any]) -> set[str]:
@@ -118,7 +178,7 @@ def _words(given: Sequence[str], known: Mapping[str, Any]) -> set[str]:
     if "all" in words:
         return set(known)
     if unknown := [word for word in words if word not in known]:
-        raise Refused(f"--extra {unknown[0]!r} is none of {', '.join(known)}, all")
+        raise Refused(f"--extra {unknown[0]!r} is none of {', '.join(known)}, all{near(unknown[0], known)}")
     return set(words)
 
 
@@ -158,20 +218,35 @@ def _table(frame: pd.DataFrame, reading: Reading, name: str) -> Table:
 
 
 def _allocated(
-    report: Report, frame: pd.DataFrame, method: Method, metric: str, by: str, out: Path | None
+    report: Report,
+    frame: pd.DataFrame,
+    method: Method,
+    metric: str,
+    eps: float,
+    by: str,
+    out: Path | None,
+    *,
+    spare: bool,
 ) -> None:
     """The recipe that alpha makes: into the document, a table, and a file."""
-    from ..engine.allocation import allocate, allocated, parameter
+    from ..engine.allocation import allocate, allocated, left_alone, parameter
 
-    given = allocated(frame, method, metric=metric, by=by)
-    recipe: Recipe = allocate(frame, method, metric=metric, by=by)
-    report.document["recipe"] = {"metric": metric, "by": by, "assignment": given, "yaml": recipe.to_yaml()}
+    given = allocated(frame, method, metric=metric, eps=eps, by=by, spare=spare)
+    recipe = allocate(frame, method, metric=metric, eps=eps, by=by, spare=spare)
+    alone = left_alone(frame, method, spare=spare)
+    report.document["recipe"] = {
+        "metric": metric, "by": by, "eps": eps, "assignment": given, "left_alone": alone, "yaml": recipe.to_yaml()
+    }  # fmt: skip
     if out is not None:
         recipe.save(out)
     name = parameter(method)
-    alphas = dict(zip(frame["name"], frame[metric], strict=True))
-    rows = [{"layer": layer, metric: alphas[layer], name: value} for layer, value in given.items()]
-    caption = f"{method.label} with its own {name} for each {by}, from {metric}" + (
-        f"\nwritten to {out}" if out else ""
-    )
-    report.tables.append(Table("Recipe", rows, ["layer", metric, name], caption))
+    facts = frame.set_index("name")
+    rows = [{"layer": layer, metric: facts[metric][layer], name: value} for layer, value in given.items()]
+    sizes = facts["N"] * facts["M"] * facts["rf"]
+    mean = sum(value * sizes[layer] for layer, value in given.items()) / sizes[list(given)].sum()
+    lines = [
+        f"{method.label} with its own {name} for each {by}, from {metric}; mean over their weights {mean:.4g}"
+    ]
+    lines += [f"{layer}: {reason}" for layer, reason in alone.items()]
+    lines += [f"written to {out}"] if out else []
+    report.tables.append(Table("Recipe", rows, ["layer", metric, name], "\n".join(lines)))

@@ -12,7 +12,13 @@ from workbench.spectra.allocation import shares
 from workbench.spectra.alternatives import Alternative, best_tail, compare_tails
 from workbench.spectra.bulk import Bulk, fit_bulk, median_bulk, mp_density, mp_edges, tracy_widom_edge
 from workbench.spectra.columns import COLUMNS, EXTRAS
-from workbench.spectra.edge import NoiseEdge, detection_threshold, noise_density, noise_edge
+from workbench.spectra.edge import (
+    NoiseEdge,
+    detection_threshold,
+    noise_density,
+    noise_edge,
+    predicted_variance,
+)
 from workbench.spectra.esd import ESD, esd
 from workbench.spectra.farms import Farms, farms
 from workbench.spectra.hill import ESTIMATORS, hill
@@ -66,6 +72,7 @@ __all__ = [
     "mp_edges",
     "noise_edge",
     "participation_ratio",
+    "predicted_variance",
     "randomized_eigenvalues",
     "regime",
     "scan_tail",

@@ -35,10 +35,15 @@ def shares(
         )
     if not 0 <= mean <= most:
         raise Refused(f"allocation: a mean share of {mean:g} is outside 0 to {most:g}")
-    if not 0 <= eps < 1:
-        raise Refused(f"allocation: eps is {eps:g}; take 0 (all alike) up to, not including, 1")
+    check_eps(eps)
     r = 1 + eps * (2 * spread(a) - 1) if eps else np.ones_like(a)
     return _budgeted(r, n, mean, most)
+
+
+def check_eps(eps: float) -> None:
+    """Refused outside 0 to 1: a layer would get less than nothing."""
+    if not 0 <= eps < 1:
+        raise Refused(f"allocation: eps is {eps:g}; take 0 (all alike) up to, not including, 1")
 
 
 def spread(alphas: np.ndarray) -> np.ndarray:

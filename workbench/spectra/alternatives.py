@@ -1,8 +1,10 @@
 """Is the tail a power law at all? Other distributions on the same tail, and their likelihoods compared.
 
 Exponential, power law with exponential cut-off (truncated power law) and lognormal, each by maximum likelihood on the
-eigenvalues from xmin up; compared by Vuong's test, for the nested pair by the likelihood-ratio test. Clauset, Shalizi &
-Newman 2009, table 2.1 and section 5; Vuong 1989.
+eigenvalues from xmin up; compared by Vuong's test, nested pairs by the likelihood-ratio test (Wilks 1938). Clauset,
+Shalizi & Newman 2009, table 2.1 and section 5; Vuong 1989. What surprises: the truncated power law contains both the
+power law (Lambda = 0) and the exponential (alpha = 0), so it is always the likeliest of the three and says nothing by
+that alone.
 """
 
 from __future__ import annotations
@@ -56,9 +58,22 @@ def compare_tails(eigenvalues: np.ndarray, fit: TailFit) -> dict[str, Alternativ
 
 
 def best_tail(found: dict[str, Alternative]) -> str:
-    """The name of the distribution that fits best: the power law, unless another is significantly better."""
-    better = [each for each in found.values() if each.R > 0 and each.p < SIGNIFICANT]
-    return max(better, key=lambda each: each.loglikelihood).name if better else "power_law"
+    """The name of the distribution that fits best: the power law, unless another is significantly better; of several
+    that are, the one of least AIC. The truncated power law stands back for an exponential that is not significantly
+    worse than it."""
+    better = {name: each for name, each in found.items() if each.R > 0 and each.p < SIGNIFICANT}
+    cut, exponential = found["truncated_power_law"], found["exponential"]
+    if cut.name in better and _nested(cut.loglikelihood - exponential.loglikelihood) >= SIGNIFICANT:
+        del better[cut.name]
+        better[exponential.name] = exponential
+    # Akaike's criterion, halved and turned round: nats less one for each parameter.
+    best = max(better.values(), key=lambda each: each.loglikelihood - len(each.parameters), default=None)
+    return "power_law" if best is None else best.name
+
+
+def _nested(gain: float) -> float:
+    """How often one parameter more gains as many nats by chance: chi-squared with one degree beyond twice the gain."""
+    return float(erfc(np.sqrt(max(gain, 0.0))))
 
 
 def _sum(likelihoods: np.ndarray, xmin: float) -> float:
@@ -125,7 +140,7 @@ def _ratio(one: np.ndarray, other: np.ndarray, *, nested: bool) -> tuple[float, 
     difference = one - other
     R, n = float(difference.sum()), len(difference)
     if nested:
-        return R, float(erfc(np.sqrt(abs(R))))  # chi^2_1 beyond 2 R
+        return R, _nested(R)
     spread = float(difference.std())
     if spread == 0:
         return R, 1.0

@@ -13,7 +13,7 @@ is estimated once here, and 195 times there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.integrate import quad
@@ -26,6 +26,9 @@ PLACES = 1000
 FAINT = 0.01  # densities below are left out of the fit
 GRID = np.arange(0.05, 2.0, 0.01)  # times sigma_max, the sigma whose edge is the largest eigenvalue
 EPS = float(np.finfo(np.float64).eps)
+# Between the two edges. Gaussian matrices, and all that are not square in the embedded networks, stay within 0.77 to
+# 1.13; square layers reach from 1.1 to 69: the circle is stretched over the long shoulder that their density has.
+APART = 1.5
 REFUSED = 1000.0  # residual at every place where a sigma is out of question
 TRACY_WIDOM = {
     0.5: -1.2686,
@@ -55,7 +58,9 @@ class Bulk:
 
 def mp_density(x: np.ndarray, Q: float, sigma: float = 1.0) -> np.ndarray:
     """The Marchenko-Pastur density at eigenvalues x [...] for aspect ratio Q >= 1 and deviation sigma; 0 outside the
-    bulk."""
+    bulk. Raises `Refused` as `mp_edges` does, and for a sigma of 0, which has no density."""
+    if sigma == 0:
+        raise Refused("bulk: noise of deviation 0 has no density; take a sigma above 0")
     low, high = mp_edges(Q, sigma)
     x = np.asarray(x, float)
     inside = (x > max(low, 0.0)) & (x < high)
@@ -65,7 +70,12 @@ def mp_density(x: np.ndarray, Q: float, sigma: float = 1.0) -> np.ndarray:
 
 
 def mp_edges(Q: float, sigma: float = 1.0) -> tuple[float, float]:
-    """x- and x+ of the bulk."""
+    """x- and x+ of the bulk. Raises `Refused` for Q under 1 and a sigma under 0."""
+    if not (1 <= Q < np.inf and 0 <= sigma < np.inf):
+        raise Refused(
+            f"bulk: Q {Q:g} is the larger dimension over the smaller, 1 or more, and sigma {sigma:g} is 0 or more; of "
+            "a matrix that is wider than long take max(shape) / min(shape)"
+        )
     return sigma**2 * (1 - Q**-0.5) ** 2, sigma**2 * (1 + Q**-0.5) ** 2
 
 
@@ -85,8 +95,9 @@ def tracy_widom_edge(N: int, M: int, variance: float, quantile: float = 0.95) ->
 
 def fit_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
     """WeightWatcher's fit to eigenvalues [n], ascending, of matrices of dimensions N >= M. A fit that ran into the end
-    of its grid, or for which no sigma was possible, says so in `problem`; its numbers are no fit."""
-    Q = N / M
+    of its grid, for which no sigma was possible, or beyond which all eigenvalues lie, says so in `problem`; its numbers
+    are no fit. Raises `Refused` for N < M and where no eigenvalue is above zero."""
+    Q = _ratio(N, M)
     scaled, scale = _scaled(eigenvalues)
     fitted = np.sqrt(scaled) if Q == 1 else scaled
     x, density = _density(fitted)
@@ -102,18 +113,43 @@ def fit_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
             "the best sigma lies at the end of the grid: the largest eigenvalue is too far from the bulk"
         )
     polished = fmin(lambda s: float(_residuals(np.asarray(s, float), x, density, Q)[0]), grid[at], disp=False)
-    return _bulk(scaled, scale, float(polished[0]), Q, M, problem)
+    bulk = _bulk(scaled, scale, float(polished[0]), Q, M, problem)
+    if not problem and bulk.spikes == len(scaled):
+        return replace(bulk, problem=f"all {len(scaled)} eigenvalues lie beyond the bulk: there is none")
+    return bulk
+
+
+def doubt(fit: Bulk, median: Bulk, count: int) -> str:
+    """Why the grid's `fit` to `count` eigenvalues is hardly one, where its edge and that of the median's bulk are far
+    apart or half of the eigenvalues are spikes; else empty. Empty too where either has a problem of its own."""
+    if fit.problem or median.problem:
+        return ""
+    ratio = fit.high / median.high
+    if not 1 / APART < ratio < APART:
+        return f"its edge is {ratio:.2g} times that of the median's bulk"
+    return f"{fit.spikes} of {count} eigenvalues lie beyond it" if 2 * fit.spikes >= count else ""
 
 
 def median_bulk(eigenvalues: np.ndarray, N: int, M: int) -> Bulk:
     """The bulk whose median is the median of eigenvalues [n], ascending: spikes do not move it. Gavish & Donoho 2014,
     section III.D, for the noise level of a matrix. Where half of them are zero the median is no noise, which `problem`
-    says."""
+    says. Raises `Refused` as `fit_bulk` does."""
+    Q = _ratio(N, M)
     scaled, scale = _scaled(eigenvalues)
     middle = float(np.median(scaled))
     zero = middle <= scaled[-1] * (N * EPS) ** 2
-    sigma = float(np.sqrt(middle / _mp_median(N / M)))
-    return _bulk(scaled, scale, sigma, N / M, M, "half of the eigenvalues are zero" if zero else "")
+    sigma = float(np.sqrt(middle / _mp_median(Q)))
+    return _bulk(scaled, scale, sigma, Q, M, "half of the eigenvalues are zero" if zero else "")
+
+
+def _ratio(N: int, M: int) -> float:
+    """Q = N / M of the larger and the smaller dimension."""
+    if not N >= M >= 1:
+        raise Refused(
+            f"bulk: N {N} and M {M} are the larger and the smaller dimension of the matrix; pass N >= M >= 1: "
+            "max(w.shape), min(w.shape)"
+        )
+    return N / M
 
 
 def _scaled(eigenvalues: np.ndarray) -> tuple[np.ndarray, float]:

@@ -47,6 +47,11 @@ BULK_COLUMNS: dict[str, str] = {
     "bulk_max": "upper edge of the bulk; weights squared",
     "bulk_min": "lower edge of the bulk; weights squared",
     "mp_problem": "empty, or why there is no fit; then WeightWatcher's numbers are the end of its grid (ours)",
+    "bulk_max_median": "upper edge of the bulk whose median eigenvalue is that of the weight, which spikes do not "
+    "move: the bulk that figures show; weights squared (ours)",
+    "spikes_median": "eigenvalues beyond that bulk and the same allowance; count (ours)",
+    "mp_doubt": "empty, or why the fit is hardly one: its edge is 1.5 times that of the median or more, or under "
+    "1 / 1.5, or half of the eigenvalues lie beyond it; the numbers are WeightWatcher's (ours)",
 }
 
 RANDOM_COLUMNS: dict[str, str] = {
@@ -62,6 +67,7 @@ RANDOM_COLUMNS: dict[str, str] = {
     "rand_bulk_max": "bulk_max of the shuffled weights; weights squared",
     "rand_bulk_min": "bulk_min of the shuffled weights; weights squared",
     "rand_mp_problem": "mp_problem of the shuffled weights (ours)",
+    "rand_mp_doubt": "mp_doubt of the shuffled weights (ours)",
 }
 
 DETX_COLUMNS: dict[str, str] = {
@@ -73,14 +79,17 @@ DETX_COLUMNS: dict[str, str] = {
 }
 
 TAIL_COLUMNS: dict[str, str] = {
-    "best_fit": "of power_law, truncated_power_law, exponential, lognormal on the tail the one that is significantly "
-    "(p < 0.05) more likely (ours)",
+    "best_fit": "of truncated_power_law, exponential, lognormal the one that fits the tail significantly (p < 0.05) "
+    "better than a power law, by likelihood less parameters; an exponential also where the truncated power law, which "
+    "contains it, is not significantly better than it; else power_law (ours)",
     "Lambda": "cut-off of the truncated power law; 1 / weights squared",
     "alpha_TPL": "exponent of the truncated power law; no unit (ours)",
     "R_TPL": "its log-likelihood ratio to the power law, > 0 where it fits better; nats (ours)",
     "p_TPL": "how often such a ratio comes by chance; no unit (ours)",
     "R_exponential": "log-likelihood ratio of an exponential to the power law; nats (ours)",
     "p_exponential": "how often such a ratio comes by chance; no unit (ours)",
+    "R_lognormal": "log-likelihood ratio of a lognormal to the power law; nats (ours)",
+    "p_lognormal": "how often such a ratio comes by chance; no unit (ours)",
 }
 
 FARMS_COLUMNS: dict[str, str] = {
@@ -90,11 +99,19 @@ FARMS_COLUMNS: dict[str, str] = {
     "farms_window": "rows x columns of a window (ours)",
 }
 
+PEAK_COLUMNS: dict[str, str] = {
+    "alpha_peak": "alpha of the whole matrix from near the fullest bin of log10 lambda on (PL_Alpha_Hill, peak), which "
+    "AlphaPruning goes by; no unit (ours)",
+    "D_peak": "its Kolmogorov-Smirnov distance; no unit (ours)",
+    "xmin_peak": "eigenvalue at which that tail begins; weights squared (ours)",
+}
+
 # What `spectrum_row(..., extra=...)` adds.
 EXTRAS: dict[str, dict[str, str]] = {
     "mp": BULK_COLUMNS,
     "randomize": RANDOM_COLUMNS,
     "detX": DETX_COLUMNS,
     "tails": TAIL_COLUMNS,
+    "peak": PEAK_COLUMNS,
     "farms": FARMS_COLUMNS,
 }

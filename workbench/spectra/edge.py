@@ -7,6 +7,9 @@ under the edge is changed by up to its whole strength. Sharper: a direction weak
 in)^(1/4) leaves no outlier above the noise, and its singular vectors become orthogonal to the true ones
 (Baik, Ben Arous & Peche 2005; for rectangular matrices Benaych-Georges & Nadakuditi 2012, section 3.1).
 Both are limits for large matrices and white errors.
+
+The variance itself is known before anything is rounded: an error that lies anywhere in a cell of width s with equal
+chance has variance s^2 / 12 (Bennett 1948). `predicted_variance` is that for any grid.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ def noise_edge(error_variance: float, shape: tuple[int, int]) -> float:
 
     Marchenko & Pastur 1967; Yin, Bai & Krishnaiah 1988. Raises `Refused` for a variance that is negative or
     not finite, or dimensions under 1."""
-    out, inner = _checked(error_variance, shape)
+    out, inner = checked(error_variance, shape)
     return math.sqrt(error_variance) * (math.sqrt(out) + math.sqrt(inner))
 
 
@@ -43,7 +46,7 @@ def detection_threshold(error_variance: float, shape: tuple[int, int]) -> float:
 
     Benaych-Georges & Nadakuditi 2012, section 3.1 (there for variance 1/in and c = out/in: the threshold
     c^(1/4)). Raises `Refused` as `noise_edge` does."""
-    out, inner = _checked(error_variance, shape)
+    out, inner = checked(error_variance, shape)
     return math.sqrt(error_variance) * (out * inner) ** 0.25
 
 
@@ -51,12 +54,34 @@ def noise_density(values: np.ndarray, error_variance: float, shape: tuple[int, i
     """Density, per unit of the weights, of the singular values of white noise of `shape` (out, in) and `error_variance`
     at `values` [...]: the Marchenko-Pastur law with sigma = sqrt lambda. Integrates to 1. Raises `Refused` as
     `noise_edge` does, and for a variance of 0, which has no density."""
-    out, inner = _checked(error_variance, shape)
+    out, inner = checked(error_variance, shape)
     if error_variance == 0:
         raise Refused("noise edge: an error of variance 0 has no density; the copy is the weight itself")
     values = np.asarray(values, float)
     unit = error_variance * max(out, inner)  # of an eigenvalue of the law
     return mp_density(np.square(values) / unit, max(shape) / min(shape)) * 2 * values / unit
+
+
+def predicted_variance(values: np.ndarray, levels: np.ndarray, scale: np.ndarray | float = 1.0) -> np.ndarray:
+    """Variance [...] to expect of rounding each of values [...] (in units of `scale` [...], before rounding) to the
+    nearest of levels [k], ascending; unit of scale squared.
+
+    Within a cell that reaches a below and b above its level the weight may lie anywhere with equal chance: (a^3 + b^3)
+    / 3 (a + b), for equal steps s the s^2 / 12 of Bennett 1948. The outermost cells are as wide outwards as inwards;
+    what lies beyond is clipped, and its error is known. Off where the density changes much in a cell, as at 2 bits."""
+    levels = np.asarray(levels, float)
+    if levels.ndim != 1 or len(levels) < 2 or (np.diff(levels) <= 0).any():
+        raise Refused(
+            f"noise edge: expected two levels or more, ascending, got {levels.tolist()[:5]}; pass all values of a grid"
+        )
+    half = np.diff(levels) / 2
+    below, above = np.r_[half[0], half], np.r_[half, half[-1]]
+    cells = (below**3 + above**3) / (3 * (below + above))
+    values = np.asarray(values, float)
+    found = cells[np.searchsorted(levels[:-1] + half, values)]
+    clipped = np.maximum(values - levels[-1] - half[-1], levels[0] - half[0] - values) > 0
+    beyond = np.maximum(values - levels[-1], levels[0] - values)
+    return np.where(clipped, np.square(beyond), found) * np.square(scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +149,7 @@ class NoiseEdge:
         return float(np.abs(self.after - self.before).max())
 
 
-def _checked(error_variance: float, shape: tuple[int, int]) -> tuple[int, int]:
+def checked(error_variance: float, shape: tuple[int, int]) -> tuple[int, int]:
     """`shape`, once it and the variance make sense."""
     if not (math.isfinite(error_variance) and error_variance >= 0):
         raise Refused(

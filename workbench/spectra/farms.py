@@ -24,7 +24,7 @@ from workbench.spectra.powerlaw import LEAST
 from workbench.spectra.values import GRAM_FLOOR, singular_values, symmetric_eigenvalues
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from workbench.spectra.values import Matrix
 
@@ -68,8 +68,8 @@ def farms(
     dimension, evenly spread, or one every `stride` rows and columns. `estimator`: one of `hill`. Alphas of different
     `rows` or `ratio`, and of whole matrices, are not comparable: `rows` should not exceed the smallest dimension of the
     layers that are compared. Windows of a convolution are as wide as its slices are, whatever `rows`, `windows` and
-    `stride` say. Raises `Refused` for what does not make sense, fewer than `least` eigenvalues in a fit, and as `hill`
-    and `matrices` do."""
+    `stride` say. Raises `Refused` for what does not make sense, fewer than `least` eigenvalues in a fit, windows that
+    are of lower rank with fewer than `least` directions in all, and as `hill` and `matrices` do."""
     check_windows(rows, ratio, windows, stride, estimator)
     read = w if isinstance(w, Matrices) else matrices(w)
     if not read.M:
@@ -78,7 +78,9 @@ def farms(
         return _convolution(read.parts, ratio, estimator, least)
     shape = window_shape(read.shape, rows, ratio)
     starts = tuple(_starts(read.shape, shape, windows, stride))
-    eigenvalues = _pooled(read.parts, shape, starts)
+    pools = [_pools(part, shape, starts) for part in read.parts]
+    _refuse_low_rank(pools, [part.dtype for part in read.parts], shape, least)
+    eigenvalues = np.sort(np.concatenate([values for pool in pools for values in pool]))
     fit = hill(eigenvalues, estimator, least=least)
     return Farms(fit.alpha, fit.D, shape, len(starts) * len(read.parts), eigenvalues, starts)
 
@@ -105,19 +107,35 @@ def _starts(
             yield row, column
 
 
-def _pooled(
-    parts: Sequence[np.ndarray], window: tuple[int, int], starts: tuple[tuple[int, int], ...]
-) -> np.ndarray:
-    """Eigenvalues of all windows of all parts, ascending."""
+def _pools(
+    part: np.ndarray, window: tuple[int, int], starts: tuple[tuple[int, int], ...]
+) -> list[np.ndarray]:
+    """Eigenvalues of each window of a part, ascending."""
     rows, columns = window
     found = []
-    for part in parts:
-        for (i, j), gram in _grams(part, window, starts):
-            eigenvalues = symmetric_eigenvalues(gram)
-            if eigenvalues[0] < GRAM_FLOOR**2 * eigenvalues[-1]:  # the Gram matrix has lost digits
-                eigenvalues = np.square(singular_values(part[i : i + rows, j : j + columns]))
-            found.append(eigenvalues)
-    return np.sort(np.concatenate(found))
+    for (i, j), gram in _grams(part, window, starts):
+        eigenvalues = symmetric_eigenvalues(gram)
+        if eigenvalues[0] < GRAM_FLOOR**2 * eigenvalues[-1]:  # the Gram matrix has lost digits
+            eigenvalues = np.sort(np.square(singular_values(part[i : i + rows, j : j + columns])))
+        found.append(eigenvalues)
+    return found
+
+
+def _refuse_low_rank(
+    pools: list[list[np.ndarray]], dtypes: list[np.dtype], window: tuple[int, int], least: int
+) -> None:
+    """Refused where windows are of lower rank than they could be and all have the same few directions: counted once in
+    each window these would pass for many eigenvalues. What is no more than rounding of the dtype counts as zero."""
+    directions = 0
+    for pool, dtype in zip(pools, dtypes, strict=True):
+        floor = (max(window) * float(np.finfo(dtype).eps)) ** 2
+        directions += max(int(np.count_nonzero(values > floor * values[-1])) for values in pool)
+    if directions < min(least, len(pools) * min(window)):
+        raise Refused(
+            f"FARMS: windows of {window[0]} x {window[1]} have no more than {directions} directions, the same in every "
+            f"window, and a fit needs {least}; the matrix is of low rank: read stable_rank instead, or pass a lower "
+            "least"
+        )
 
 
 def _grams(
@@ -161,7 +179,8 @@ def _convolution(parts: tuple[np.ndarray, ...], ratio: float, estimator: str, le
         (max(1, int(columns // ratio)), columns) if ratio > 1 else (columns, max(1, int(columns * ratio)))
     )
     starts = tuple((row, 0) for row in range(0, rows - window[0] + 1, window[0]))
-    pools = [_pooled(tall, window, (start,)) for start in starts]
+    each = [_pools(part, window, starts) for part in tall]
+    pools = [np.sort(np.concatenate(same)) for same in zip(*each, strict=True)]
     fits = [hill(pool, estimator, least=least) for pool in pools]
     alpha, distance = (float(np.mean([getattr(fit, name) for fit in fits])) for name in ("alpha", "D"))
     return Farms(alpha, distance, window, len(starts), np.sort(np.concatenate(pools)), starts)

@@ -14,12 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from workbench.errors import Refused, near
-from workbench.spectra.powerlaw import TailFit, fit_from, fit_tail, refuse_few
+from workbench.spectra.powerlaw import TailFit, fit_from, fit_tail, refuse_few, rounding
 
 ESTIMATORS = ("median", "peak", "search")
 LEAST = 5  # eigenvalues, as the published code asks for
 BINS = 100  # of the histogram of log10 lambda whose fullest bin is the peak
-EPS = float(np.finfo(np.float64).eps)
 PEAK = (0.95, 1.5)  # of the peak: the range in which the rule "peak" looks for xmin
 
 
@@ -42,23 +41,19 @@ def hill(
             f"Hill estimator {estimator!r} is none of {', '.join(ESTIMATORS)}{near(estimator, ESTIMATORS)}"
         )
     values = np.asarray(eigenvalues, float)
-    threshold = max(threshold, _zero(values)) if threshold >= 0 else threshold  # below 0: refused in the fit
+    # The published code keeps what is only rounding, and fits its tail where a matrix is of lower rank.
+    threshold = (
+        max(threshold, rounding(values)) if threshold >= 0 else threshold
+    )  # below 0: refused in the fit
     if estimator == "search":
         return fit_tail(values, threshold=threshold, least=least)
     kept = np.sort(values[values > threshold])  # NaN is not; what is fitted below refuses it
-    refuse_few(len(kept), len(values), threshold, least)
+    refuse_few(len(kept), values, threshold, least)
     if estimator == "median":
         fit = fit_from(values, min(len(kept) // 2, len(kept) - 2), threshold=threshold)
     else:
         fit = fit_tail(values, threshold=threshold, least=least, xmin=_near_peak(kept, published))
     return fit if published else _papers(fit, kept)
-
-
-def _zero(eigenvalues: np.ndarray) -> float:
-    """Up to where eigenvalues [n] are rounding: squared singular values under n * eps of the largest. In a matrix of
-    lower rank they are many, and the published code, which keeps them, fits their tail instead of the weight's."""
-    largest = float(np.max(eigenvalues, initial=0.0))
-    return largest * (eigenvalues.size * EPS) ** 2 if np.isfinite(largest) else 0.0
 
 
 def _near_peak(eigenvalues: np.ndarray, published: bool) -> tuple[float, float]:

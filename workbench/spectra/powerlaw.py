@@ -21,6 +21,7 @@ from workbench.errors import Refused
 THRESHOLD = 1e-5  # WeightWatcher's EVALS_THRESH, for spectra computed in float32 or better
 LEAST = 50  # below this alpha moves by tenths with single eigenvalues: no fit, unless it is asked for
 SPREAD = 1e-9  # a tail whose logarithms span less is one repeated value: it has no exponent
+EPS = float(np.finfo(np.float64).eps)
 CHUNK = 1 << 16  # entries of the distance matrix at a time: 0.5 MB of float64, which stays in the cache
 
 
@@ -68,7 +69,7 @@ def fit_tail(
     Raises `Refused` when fewer than `least` are
     left, when they are all equal, and for NaN, Inf or negative values. Of equal D the longest tail wins."""
     kept, logs = _kept(eigenvalues, threshold)
-    refuse_few(len(kept), np.size(eigenvalues), threshold, least)
+    refuse_few(len(kept), np.asarray(eigenvalues, float), threshold, least)
     _n, alpha = _exponents(logs)
     if not np.isfinite(alpha).any():
         raise Refused(
@@ -94,13 +95,29 @@ def fit_from(eigenvalues: np.ndarray, index: int, *, threshold: float = THRESHOL
     return _fit(kept, float(alpha[index]), distance, index)
 
 
-def refuse_few(found: int, of: int, threshold: float, least: int) -> None:
-    """Refused where a spectrum is too short for a fit."""
-    if found < max(least, 2):
+def rounding(eigenvalues: np.ndarray) -> float:
+    """Up to where eigenvalues [n] are rounding: squared singular values under n * eps of the largest. In a matrix of
+    lower rank they are many."""
+    largest = float(np.max(eigenvalues, initial=0.0))
+    return largest * (eigenvalues.size * EPS) ** 2 if np.isfinite(largest) else 0.0
+
+
+def refuse_few(found: int, eigenvalues: np.ndarray, threshold: float, least: int) -> None:
+    """Refused where `found` of eigenvalues [n] above the threshold are too few for a fit; with the reason."""
+    least = max(least, 2)
+    if found >= least:
+        return
+    said = f"tail fit: {found} of {eigenvalues.size} eigenvalues lie above {threshold:g}"
+    nonzero = int(np.count_nonzero(eigenvalues > rounding(eigenvalues)))
+    if nonzero >= least and threshold > 0:
         raise Refused(
-            f"tail fit: {found} of {of} eigenvalues lie above {threshold:g}, and a fit needs {max(least, 2)}: with "
-            "fewer alpha moves by tenths with single eigenvalues; take a larger matrix, or say least="
+            f"{said}, though {nonzero} are more than rounding: the weights are small; multiply all of them by one "
+            "number, which leaves alpha as it is, or pass a lower threshold to fit_tail (alpha_hill needs none)"
         )
+    raise Refused(
+        f"{said}, and a fit needs {least}: with fewer alpha moves by tenths with single eigenvalues; take a larger "
+        "matrix, or pass a lower least to fit_tail, hill or farms"
+    )
 
 
 def scan_tail(eigenvalues: np.ndarray, *, threshold: float = THRESHOLD) -> TailScan:

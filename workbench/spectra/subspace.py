@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from workbench.errors import Refused
+from workbench.spectra.edge import checked
 from workbench.spectra.values import as_matrix
 
 if TYPE_CHECKING:
@@ -81,10 +82,14 @@ def predicted_spike(strength: float, error_variance: float, shape: tuple[int, in
     """For one direction of singular value `strength` (unit of the weights) in a matrix of `shape` (out, in), and
     independent errors of `error_variance` (weights squared), in the limit of large matrices.
 
+    Raises `Refused` as `noise_edge` does, and for a strength that is negative or not finite.
+
     With theta = strength / (sd sqrt in) and c = out / in: value = sqrt((1 + theta^2)(c + theta^2)) / theta, left =
     1 - c (1 + theta^2) / (theta^2 (theta^2 + c)), right = 1 - (c + theta^2) / (theta^2 (theta^2 + 1)), if theta >
     c^(1/4)."""
-    out, inner = shape
+    out, inner = checked(error_variance, shape)
+    if not (math.isfinite(strength) and strength >= 0):
+        raise Refused(f"spike: strength is {strength}; pass a singular value, finite and >= 0")
     sd = math.sqrt(error_variance)
     if sd == 0:
         return Spike(strength, 1.0, 1.0)

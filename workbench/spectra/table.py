@@ -322,7 +322,9 @@ def _others(found: ESD, reading: Reading, fit: TailFit) -> dict[str, Value]:
     if "tails" not in reading.extra:
         return {}
     others = compare_tails(found.eigenvalues, fit)
-    cut, exponential, lognormal = (others[name] for name in ("truncated_power_law", "exponential", "lognormal"))
+    cut, exponential, lognormal = (
+        others[name] for name in ("truncated_power_law", "exponential", "lognormal")
+    )
     return {
         "best_fit": best_tail(others),
         "Lambda": cut.parameters["Lambda"],
@@ -356,7 +358,16 @@ def _farms(w: Matrix | Matrices, reading: Reading, reason: str) -> dict[str, Val
     }
 
 
-TEXT = ("warning", "reason", "mp_problem", "mp_doubt", "rand_mp_problem", "rand_mp_doubt", "best_fit", "farms_window")
+TEXT = (
+    "warning",
+    "reason",
+    "mp_problem",
+    "mp_doubt",
+    "rand_mp_problem",
+    "rand_mp_doubt",
+    "best_fit",
+    "farms_window",
+)
 
 
 def _row(reading: Reading, columns: dict[str, Value], reason: str = "") -> dict[str, Value]:

@@ -140,7 +140,7 @@ def _gram(a: np.ndarray, exponent: int, dtype: type[np.floating]) -> np.ndarray:
     """The lower triangle of the smaller of a a^T and a^T a, of a [out, in] / 2^exponent, in `dtype`. Summed up in
     parts, so that a large matrix never lies in memory a second time in float64."""
     wide = a if a.shape[0] <= a.shape[1] else a.T
-    rank_k = scipy.linalg.blas.ssyrk if dtype == np.float32 else scipy.linalg.blas.dsyrk
+    (rank_k,) = scipy.linalg.get_blas_funcs(("syrk",), dtype=dtype)
     gram = np.zeros((len(wide), len(wide)), dtype, order="F")
     step = max(1, BLOCK // max(1, len(wide)))
     for start in range(0, wide.shape[1] if len(wide) else 0, step):

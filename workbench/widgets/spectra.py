@@ -133,7 +133,10 @@ class SpectraView(ipw.VBox):
 
     def _fill(self, found: Spectra) -> None:
         table = found.table
-        columns = ["name", *(c for c in table if c not in HIDDEN and c != "name" and table[c].notna().any())]
+        columns = [
+            "name",
+            *(c for c in table if c not in HIDDEN and c != "name" and bool(table[c].notna().any())),
+        ]
         told = table.attrs["columns"]
         rows = [[_cell(value) for value in row] for row in table[columns].itertuples(index=False)]
         with self.table.hold_sync():
@@ -155,7 +158,8 @@ class SpectraView(ipw.VBox):
         except Refused as reason:
             self._say(str(reason), wrong=True)
             return
-        self._say("")
+        alone = found.left_alone(self.session.method)
+        self._say("; ".join(f"{name} is left alone: {why}" for name, why in alone.items()))
         self._act("apply", recipe)
 
     def _say(self, text: str, wrong: bool = False) -> None:
