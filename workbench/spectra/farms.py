@@ -21,7 +21,7 @@ from workbench.errors import Refused
 from workbench.spectra.hill import ESTIMATORS, hill
 from workbench.spectra.matrices import Matrices, matrices
 from workbench.spectra.powerlaw import LEAST
-from workbench.spectra.values import GRAM_FLOOR, singular_values, symmetric_eigenvalues
+from workbench.spectra.values import GRAM_FLOOR, lower_gram, singular_values, symmetric_eigenvalues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ def _refuse_low_rank(
 def _grams(
     part: np.ndarray, window: tuple[int, int], starts: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """(start, smaller Gram matrix in float64) of each window."""
+    """(start, smaller Gram matrix in float64, its lower triangle) of each window."""
     (rows, columns), turned = window, window[0] > window[1]
     if turned:
         part, rows, columns, starts = part.T, columns, rows, tuple((j, i) for i, j in starts)
@@ -153,18 +153,18 @@ def _grams(
 
 
 def _overlapping(strip: np.ndarray, places: list[int], columns: int) -> Iterator[np.ndarray]:
-    """Gram matrices [rows, rows] of strip[:, j : j + columns] for ascending `places` j. What windows share is
-    multiplied once: the strip is cut where a window begins or ends, and a window is the sum of its pieces."""
+    """Gram matrices [rows, rows], lower triangles, of strip[:, j : j + columns] for ascending `places` j. What windows
+    share is multiplied once: the strip is cut where a window begins or ends, and a window is the sum of its pieces."""
     cuts = sorted({*places, *(j + columns for j in places)})
     width = (cuts[-1] - cuts[0]) / (len(cuts) - 1)
     if width < WORTH or len(cuts) * len(strip) ** 2 > TOGETHER:
         for j in places:
-            yield strip[:, j : j + columns] @ strip[:, j : j + columns].T
+            yield lower_gram(strip[:, j : j + columns])
         return
-    pieces = [strip[:, begin:end] @ strip[:, begin:end].T for begin, end in pairwise(cuts)]
+    pieces = [lower_gram(strip[:, begin:end]) for begin, end in pairwise(cuts)]
     for j in places:
         own = pieces[cuts.index(j) : cuts.index(j + columns)]
-        gram = own[0].copy()
+        gram = own[0].copy(order="F")
         for piece in own[1:]:
             gram += piece
         yield gram

@@ -140,14 +140,20 @@ def _gram(a: np.ndarray, exponent: int, dtype: type[np.floating]) -> np.ndarray:
     """The lower triangle of the smaller of a a^T and a^T a, of a [out, in] / 2^exponent, in `dtype`. Summed up in
     parts, so that a large matrix never lies in memory a second time in float64."""
     wide = a if a.shape[0] <= a.shape[1] else a.T
-    (rank_k,) = scipy.linalg.get_blas_funcs(("syrk",), dtype=dtype)
     gram = np.zeros((len(wide), len(wide)), dtype, order="F")
     step = max(1, BLOCK // max(1, len(wide)))
     for start in range(0, wide.shape[1] if len(wide) else 0, step):
-        part = _scaled(wide[:, start : start + step], exponent, dtype)
-        turned = not part.flags.f_contiguous  # BLAS reads columns: of the part, or of its transpose
-        gram = rank_k(1.0, part.T if turned else part, beta=1.0, c=gram, trans=turned, lower=1, overwrite_c=1)
+        gram = lower_gram(_scaled(wide[:, start : start + step], exponent, dtype), gram)
     return gram
+
+
+def lower_gram(w: np.ndarray, onto: np.ndarray | None = None) -> np.ndarray:
+    """The lower triangle of w w^T, of w [n, k] in float32 or float64, [n, n] in the order of LAPACK; added to `onto`,
+    in place, where there is one. NumPy's product would copy it to the other side, element by element."""
+    gram = np.zeros((len(w), len(w)), w.dtype, order="F") if onto is None else onto
+    turned = not w.flags.f_contiguous  # BLAS reads columns: of w, or of its transpose
+    (rank_k,) = scipy.linalg.get_blas_funcs(("syrk",), dtype=w.dtype)
+    return rank_k(1.0, w.T if turned else w, beta=1.0, c=gram, trans=turned, lower=1, overwrite_c=1)
 
 
 def _by_gram(a: np.ndarray, exponent: int, dtype: type[np.floating] = np.float64) -> np.ndarray:
