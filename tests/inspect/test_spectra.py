@@ -91,8 +91,8 @@ def test_spectra_of_a_model(llama):
     assert shown == set(found.table["name"])
     with pytest.raises(Refused, match="no numbers in 'stable_ranks'; near: stable_rank"):
         found.figure(metric="stable_ranks")
-    with pytest.raises(Refused, match="not of str"):
-        Spectra("tiny-llama")
+    with pytest.raises(Refused, match="not of int"):
+        Spectra(3)
 
 
 def test_before_and_after_are_joined_marks():
@@ -155,3 +155,14 @@ def test_the_aspect_ratio_bias():
     assert bias.figure().layout.xaxis.title.text == "rows / columns"
     with pytest.raises(Refused, match="start at 1"):
         AspectRatio(repeats=0)
+
+
+def test_what_cannot_be_asked_is_refused_with_what_can():
+    found = wb.Spectra("tiny-mlp", "layers.1")
+    assert found.name == "tiny-mlp"
+    with pytest.raises(Refused, match=r"no numbers in 'warning'"):
+        found.figure(metric="warning")
+    with pytest.raises(Refused, match=r"no parameter 'estimater'.*estimator"):
+        wb.Spectra("tiny-mlp", estimater="peak")
+    with pytest.raises(Refused, match=r"no numbers in 'edges'.*edge"):
+        wb.NoiseEdges(found.subject, wb.RTN(bits=3), "layers.1").figure(metric="edges")

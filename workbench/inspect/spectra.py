@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ class Spectra(Viewable):
 
     def __init__(
         self,
-        subject: Model | Variant,
+        subject: Model | Variant | str | os.PathLike,
         layers: str = "*",
         *,
         extra: tuple[str, ...] | str = (),
@@ -68,8 +69,15 @@ class Spectra(Viewable):
         begin: bool = True,
         **reading: Any,
     ):
+        if isinstance(subject, str | os.PathLike):
+            from ..files.load import load
+
+            subject = load(subject)
         if not isinstance(subject, Model | Variant):
             raise Refused(f"spectra are of a Model or a Variant, not of {type(subject).__name__}")
+        known = [field.name for field in fields(Reading)]
+        if unknown := [name for name in reading if name not in known]:
+            raise Refused(f"spectra have no parameter {unknown[0]!r}{near(unknown[0], known)}")
         self.name = subject.model.name if isinstance(subject, Variant) else subject.name
         self.what = subject.label if isinstance(subject, Variant) else ""
         self.reading = Reading(extra=extra if isinstance(extra, str) else tuple(extra), **reading)
@@ -122,9 +130,7 @@ class Spectra(Viewable):
         from ..figures.layers import layers_figure, words
 
         table = self.table
-        if metric not in table or not pd.api.types.is_numeric_dtype(table[metric]):
-            numbers = [name for name in table if pd.api.types.is_numeric_dtype(table[name])]
-            raise Refused(f"the table has no numbers in {metric!r}{near(metric, numbers)}")
+        _check_numbers(table, metric)
         said = f"{words(metric)[0]} of {self.name}" if title else ""
         done = self.what if metric in AFTER_COLUMNS or f"after_{metric}" in table else ""
         noise = self._noise(table, metric)
@@ -232,11 +238,19 @@ class NoiseEdges(Viewable):
 
     def figure(self, theme: str = "light", *, metric: str = "right_overlap") -> go.Figure:
         """One column by depth, a colour and a mark for each method."""
-        from ..figures.layers import layers_figure
+        from ..figures.layers import layers_figure, words
 
+        _check_numbers(self.table, metric)
         table = self.table.assign(role=self.table["method"])[["name", "role", "block", metric]]
-        title = f"{metric} of {self.name}, method by method"
+        title = f"{words(metric)[0]} of {self.name}, method by method"
         return layers_figure(pd.DataFrame(table), metric, title=title, theme=theme)
+
+
+def _check_numbers(table: pd.DataFrame, column: str) -> None:
+    """Refused for a column that cannot be drawn."""
+    if column not in table or not pd.api.types.is_numeric_dtype(table[column]):
+        numbers = [name for name in table if pd.api.types.is_numeric_dtype(table[name])]
+        raise Refused(f"the table has no numbers in {column!r}{near(column, numbers)}")
 
 
 def _variances(variant: Variant, table: pd.DataFrame) -> dict[str, list[float]]:

@@ -218,7 +218,9 @@ def _untimed(rows: Sequence[Row]) -> Table:
         if parts and (match := _COMPILED.fullmatch(parts[0])):
             reasons.append(match["why"])
             # what it goes on to say is what the other architectures need: in --wide
-            parts = [part.partition(": relative")[0] for part in parts if "emulated" in part.partition(":")[0]]
+            parts = [
+                part.partition(": relative")[0] for part in parts if "emulated" in part.partition(":")[0]
+            ]
         notes.append(parts)
         target = re.search(r"sm_\w+", row["device"] or "")
         short = ("bits", "regs", "shared_KB", "spills", "error", "weight_error")

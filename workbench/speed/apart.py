@@ -94,7 +94,7 @@ def _follow(
 
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_talk, args=(process, request, lines), daemon=True).start()
-    told = (0, 1, "starting a process that measures")
+    told: tuple[int, int, str] = (0, 1, "starting a process that measures")
     rows: dict[str, dict] = {}
     heard = time.monotonic()
     while True:
@@ -113,7 +113,8 @@ def _follow(
             return None
         heard, answer = time.monotonic(), json.loads(line)
         if "progress" in answer:
-            told = tuple(answer["progress"])
+            done, total, what = answer["progress"]
+            told = (done, total, what)
         elif "found" in answer:
             rows |= {row["kernel"]: row for row in answer["found"]}
             if found is not None:

@@ -12,12 +12,12 @@ import ipywidgets as ipw
 from ..errors import Refused
 from ..inspect.kernel_lab import KernelLab
 from ..jobs import Job, Latest
-from ..speed import cuda, kernels, run_layer, to_records
+from ..speed import cuda, kernels, run_layer
 from ..speed.apart import measure_apart
 from ..speed.layer import kernel_for
 from ..speed.table import Row, to_frame
 from .job_view import JobView
-from .numbers import number
+from .speed_table import ERRORS, layer_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 ROUNDS, BUDGET_S = 5, 6.0
 MOST_BATCH = 4096
-ERRORS = (
-    "kernel error: of the kernel's arithmetic, against the float64 product with the compressed weight; weight error: "
-    "of that product, against the one with the original weight; both relative"
-)
 OF_LAYER = f"{ERRORS}, for inputs drawn from a normal distribution"
 
 
@@ -278,21 +274,8 @@ class SpeedView(ipw.VBox):
             )
         self._say()
 
-    def _show(self, frame: Any, caption: str = ERRORS) -> None:
-        records = to_records(frame)
-        told = [_told(record) for record in records]
-        common = [part for part in told[0] if all(part in parts for parts in told)] if len(told) > 1 else []
-        head = "".join(
-            f"<th{_RIGHT if place >= _NUMBERS else ''}>{name}</th>" for place, name in enumerate(_HEADS)
-        )
-        rows = "".join(
-            _row(record, [part for part in parts if part not in common])
-            for record, parts in zip(records, told, strict=True)
-        )
-        baseline = next((f"baseline: {row['baseline']}" for row in records if row["baseline"]), "")
-        below = ". ".join(filter(None, ["; ".join(filter(None, [baseline, *common])), caption]))
-        table = f"<table class='wb-speed-table'><tr>{head}</tr>{rows}</table>"
-        self.result.value = f"{table}<div class='wb-note'>{escape(below)}</div>"
+    def _show(self, frame: pd.DataFrame, caption: str = ERRORS) -> None:
+        self.result.value = layer_table(frame, caption)
 
     # The kernel lab
 
@@ -338,68 +321,6 @@ def _button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:
     button.layout.width = "auto"
     button.on_click(lambda _button: call())
     return button
-
-
-_RIGHT = " class='wb-right-aligned'"
-_HEADS = ("kernel", "backend, packing", "time", "× baseline", "kernel error", "weight error")
-_NUMBERS = 2  # columns from here on are numbers
-
-
-def _row(record: dict, told: list[str]) -> str:
-    """One kernel: its numbers, and below them what there is to know of them."""
-    words = (
-        f"<b>{escape(str(record['kernel']))}</b>",
-        escape(", ".join(filter(None, [_backend(str(record["kernel"])), _packing(record["packing"])]))),
-    )
-    figures = (
-        _time(record["seconds"]),
-        number(record["ratio"]),
-        number(record["relative_error"], 2),
-        number(record["weight_error"], 2),
-    )
-    cells = "".join(f"<td>{word}</td>" for word in words)
-    cells += "".join(f"<td{_RIGHT}>{figure}</td>" for figure in figures)
-    note = (
-        f"<tr><td class='wb-note' colspan='{len(_HEADS)}'>{escape(' · '.join(told))}</td></tr>"
-        if told
-        else ""
-    )
-    return f"<tr>{cells}</tr>{note}"
-
-
-def _told(record: dict) -> list[str]:
-    """What there is to know of a row: the device, the resources, the parts of its note."""
-    parts = [part for part in str(record["note"] or "").split("; ") if part]
-    if record["registers"] is None:
-        return list(filter(None, [record["device"], *parts]))
-    spilled = f"{record['spills']} B spilled" if record["spills"] else "no spills"
-    resources = f"{record['registers']} registers, {record['shared_bytes']} B shared, {spilled}"
-    if record["where"] != "compiled only":
-        return list(filter(None, [record["device"], resources, *parts]))
-    # the note says the registers of each architecture; those of the newest are enough here
-    why, _, _ = parts[0].partition(": compiled for ")
-    more = [part for part in parts[1:] if not part.startswith("sm_")]
-    return [why, f"{resources} ({_architecture(record['device'])})", *more]
-
-
-def _architecture(device: str) -> str:
-    """ "none (sm_90)" -> "sm_90"."""
-    return device.partition("(")[2].rstrip(")")
-
-
-def _backend(kernel: str) -> str:
-    """What runs a kernel of this name."""
-    if not kernel.startswith("cpu-"):
-        return "CUDA" if kernel in kernels() else kernel.partition("-")[0]
-    return next((name for name in ("torch", "numba") if kernel.startswith(f"cpu-{name}")), "C++")
-
-
-def _packing(packing: str | None) -> str:
-    return "" if packing in (None, "none") else str(packing)
-
-
-def _time(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{number(1e3 * seconds)} ms"
 
 
 def _shortened(text: str, most: int = 60) -> str:
