@@ -26,7 +26,7 @@ from workbench.speed import (
     to_records,
 )
 from workbench.speed.cpu import Rung
-from workbench.speed.record import FORMAT, writable
+from workbench.speed.record import FORMAT
 from workbench.speed.table import new_row
 from workbench.speed.time import Candidate
 
@@ -351,15 +351,6 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(on_cpu, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     with pytest.raises(Refused, match="No such file"):
         record(on_cpu, tmp_path / "nowhere" / "run.json")
-
-
-def test_a_record_that_could_not_be_written_is_refused_before(tmp_path):
-    writable(tmp_path / "run.json")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(Refused, match="No such file"):
-        writable(tmp_path / "nowhere" / "run.json")
-    with pytest.raises(Refused, match="name a file in it"):
-        writable(tmp_path)
 
 
 def test_importing_the_room_imports_nothing_heavy():

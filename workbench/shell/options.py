@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..errors import Refused
 
 MODEL = Annotated[
     str,
@@ -42,3 +45,14 @@ TEXT = Annotated[
     Path | None, typer.Option(metavar="FILE", help="to measure on; default: the embedded held-out text")
 ]
 JSON = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, nothing else")]
+
+
+def writable(path: Path, what: str) -> None:
+    """Refused where `what` cannot be written to this file: minutes of work should not end in that."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder; name a file in it")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise Refused(f"{what} cannot be written: {error.strerror}") from None

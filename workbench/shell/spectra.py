@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import Refused, near
-from .options import CALIBRATION, JSON, LAYERS, MODEL
+from .options import CALIBRATION, JSON, LAYERS, MODEL, writable
 from .report import Report, Table, run_job
 from .work import calibration_batches, left_out, make_plan
 
@@ -158,18 +157,7 @@ def _check(method: Method | None, metric: str, eps: float, by: str, heads: bool,
     if heads:
         raise Refused("a recipe of --allocate is for whole layers: leave --heads out")
     if out is not None:
-        _writable(out)
-
-
-def _writable(path: Path) -> None:
-    """Refused where the recipe cannot be written: minutes of measuring should not end in that."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder; name a file in it")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise Refused(f"--out {path}: the recipe cannot be written: {error.strerror}") from None
+        writable(out, f"--out {out}: the recipe")
 
 
 def _words(given: Sequence[str], known: Mapping[str, Any]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import Refused
-from .options import JSON
+from .options import JSON, writable
 from .report import Report, Table, Tell, cell, progress
 
 if TYPE_CHECKING:
@@ -99,12 +99,11 @@ def speed(
 ) -> Report:
     """Check, compile and time the kernels of one matrix product, or those that run one compressed layer."""
     from .. import speed
-    from ..speed.record import writable
     from ..speed.roofline import limits_here
 
     of_layer = _asked(layer, method, shape, batch, emulate)
     if record is not None:
-        writable(record)
+        writable(record, f"--record {record}: the record")
     if threads is not None:
         import torch
 

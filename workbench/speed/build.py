@@ -82,13 +82,11 @@ def build(name: str, source: str, arch: str, shape: Shape) -> Build:
         if not kernel.runs_on(arch):
             works = " or ".join(kernel.architectures) or kernel.architecture
             raise Refused(f"{name} needs {kernel.architecture} and does not run on {arch}; {works} works")
-        compiled = compile_kernel(source, arch, OPTIONS, name=f"{name}.cu")
-    except CompileError as error:
-        return Build(source, arch, messages=error.messages, error=str(error))
-    except NoCompiler as error:
-        return Build(source, arch, note=str(error))
     except Refused as error:
         return Build(source, arch, messages=(_placed(str(error), name),), error=str(error))
+    compiled = _compiled(name, source, arch)
+    if isinstance(compiled, Build):
+        return compiled
     made, resident, notes = None, None, []
     try:
         made = listing(compiled, name)
@@ -104,16 +102,23 @@ def build(name: str, source: str, arch: str, shape: Shape) -> Build:
     return Build(*known, function=name)
 
 
-def _draft(name: str, source: str, arch: str) -> Build:
-    """A source without a header: compiled and disassembled. The launch, and with it the occupancy, is not known."""
+def _compiled(name: str, source: str, arch: str) -> Compiled | Build:
+    """What the compiler made of it, or the build that says why it made nothing."""
     try:
-        compiled = compile_kernel(source, arch, OPTIONS, name=f"{name}.cu")
+        return compile_kernel(source, arch, OPTIONS, name=f"{name}.cu")
     except CompileError as error:
         return Build(source, arch, messages=error.messages, error=str(error))
     except NoCompiler as error:
         return Build(source, arch, note=str(error))
     except Refused as error:
         return Build(source, arch, messages=(_placed(str(error), name),), error=str(error))
+
+
+def _draft(name: str, source: str, arch: str) -> Build:
+    """A source without a header: compiled and disassembled. The launch, and with it the occupancy, is not known."""
+    compiled = _compiled(name, source, arch)
+    if isinstance(compiled, Build):
+        return compiled
     wanted = function_of(source) or name
     # a function that is not extern "C" is called _Z, the length of its name, its name, and what it takes
     known = [one for one in compiled.functions if one == wanted or one.startswith(f"_Z{len(wanted)}{wanted}")]

@@ -139,12 +139,9 @@ def _on_cpu(
             for rung in wanted
         ]
 
-    tell = None if found is None else lambda run: found(rows_of(run))
-    run = time_on_cpu(candidates, rounds, budget_s, part(progress, 0.4, 1), tell)
-    rows = rows_of(run)
-    if found:
-        found(rows)
-    return rows, run
+    so_far = None if found is None else lambda run: found(rows_of(run))
+    run = time_on_cpu(candidates, rounds, budget_s, part(progress, 0.4, 1), so_far)
+    return rows_of(run), run
 
 
 def _probed(

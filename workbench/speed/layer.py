@@ -224,10 +224,7 @@ def _cpu_rows(
 
     so_far = None if found is None else lambda run: found(rows_of(run))
     run = time_on_cpu(candidates, rounds, budget_s, part(progress, 0.4, 1), so_far)
-    rows = rows_of(run)
-    if found:
-        found(rows)
-    return rows, run
+    return rows_of(run), run
 
 
 def _candidate(

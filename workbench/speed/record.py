@@ -97,18 +97,6 @@ def record(frame: pd.DataFrame, path: str | Path, limits: Limits | None = None) 
     return path
 
 
-def writable(path: str | Path) -> None:
-    """Refused where a record cannot be written to `path`: minutes of measuring should not end in that."""
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder; name a file in it")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise Refused(f"{path}: the record cannot be written: {error.strerror}") from None
-
-
 def _plain_all(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): _plain_all(part) for name, part in value.items()}

@@ -132,7 +132,7 @@ def time_on_cpu(
 ) -> Run:
     """Time checked candidates, the baseline first, with all that a reader needs to judge the numbers: the baseline
     once more, each kernel with its weight in the cache, the bandwidth, and an empty call. `so_far` is given the run
-    after every round but the last."""
+    after every round."""
     cached = [one.hot() for one in candidates if 0 < one.nbytes <= cpu.cache_bytes()]
     bounds = roof.roofs()
     clocks: list[dict[str, Any]] = []
@@ -160,4 +160,7 @@ def time_on_cpu(
         each_round=lambda: clocks.append(cpu_clocks()),
         so_far=None if so_far is None else lambda timings: so_far(run_of(timings)),
     )
-    return run_of(timings)
+    run = run_of(timings)
+    if so_far is not None:
+        so_far(run)
+    return run
