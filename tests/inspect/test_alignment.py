@@ -12,7 +12,8 @@ import torch
 import workbench as wb
 from workbench.errors import Refused
 from workbench.inspect import MergedNetworks, TwoNetworks
-from workbench.inspect.alignment import NETWORK_COLUMNS, distinct, memory, pooled
+from workbench.inspect.alignment import NETWORK_COLUMNS, memory, pooled
+from workbench.inspect.merging import distinct
 from workbench.jobs import Cancelled, Job
 
 

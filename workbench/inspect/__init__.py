@@ -1,6 +1,6 @@
 """Inspectors: headless objects that compute, tabulate and draw what the bench shows; and measures as tables."""
 
-from .alignment import MergedNetworks, TwoNetworks
+from .alignment import TwoNetworks
 from .comparison import Comparison
 from .convergence import Convergence
 from .curves import Curve, Histogram, Profile, Spectrum
@@ -9,11 +9,13 @@ from .design_space import DesignSpace
 from .error_map import ErrorMap, Tile, Window
 from .formats import Formats, NumberLines, distributions, number_lines
 from .kernel_lab import KernelLab
+from .merging import MergedNetworks
+from .model_map import MAP_MEASURES
 from .moves import Moves
 from .outliers import Channels, Outliers, outliers
 from .regime import Bandlimited, RichLazy
 from .sensitivity import Sensitivity
-from .session import MAP_MEASURES, Answer, Session
+from .session import Answer, Session
 from .spectra import AspectRatio, NoiseEdges, Spectra
 from .tables import layer, layers, measured, model
 

@@ -17,7 +17,8 @@ from ..errors import Refused
 from ..jobs import Job
 from ..measure import Evaluation
 from ..model import Model, Source, zoo
-from .alignment import IMAGES, WINDOWS, MergedNetworks, TwoNetworks
+from .alignment import IMAGES, WINDOWS, TwoNetworks
+from .merging import MergedNetworks
 
 LOOKED_AT = 64  # folders beside the model's own whose headers are read, at most
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..engine import History, Plan, Recipe, Step, Variant, apply, collect, plan
@@ -28,6 +27,7 @@ from . import session_file
 from .comparison import MOST, Comparison
 from .curves import Curve
 from .error_map import ErrorMap
+from .model_map import map_values
 from .networks import Networks, names_in
 from .outliers import Channels
 from .sensitivity import Sensitivity
@@ -36,16 +36,7 @@ from .tables import measured
 
 LIVE_TOKENS = 1024  # tokens (or images) that the effect of one layer is measured on while a slider moves
 STATISTICS_MOST = 2**29  # bytes of Hessians that are kept for all layers at once
-FOLLOWS = 0.3  # seconds that a method may take on the selected layer for the map to follow it
 LIVE_PARAMETERS = 30_000_000  # beyond this a model does not run at every move of a slider
-MAP_ROWS = 128  # rows of each layer that the map's live error is estimated from
-MAP_MEASURES: dict[str, str] = {
-    "method": "relative error of the method on the bench, from 128 rows of each layer",
-    "variant": "relative error of the active variant",
-    "bits": "bits per weight of the active variant",
-    "rms": "root mean square of the weights",
-    "parameters": "number of weights",
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ class Session:
         self._maps: dict[str, ErrorMap] = {}
         self._statistics: dict[str, Statistics] = {}
         self.job: Job | None = None
-        self._seconds = 0.0  # that the method took on the selected layer
+        self.seconds = 0.0  # that the method took on the selected layer
         self.pinned: list[Method] = []  # for comparison beside each other, the oldest first
         self.sensitivity: Sensitivity | None = None
         self.spectra: Spectra | None = None
@@ -179,7 +170,7 @@ class Session:
         started = time.perf_counter()
         with heard(hear):
             compressed = compress(shown.w, [method], statistics)
-        self._seconds = time.perf_counter() - started
+        self.seconds = time.perf_counter() - started
         shown.change(compressed, error_cells(shown.w, compressed, shown.weight))
         numbers: dict[str, float | None] = {
             **shown.errors.numbers,
@@ -312,46 +303,8 @@ class Session:
         )
 
     def map_values(self, measure: str) -> Iterator[dict[str, float | None]]:
-        """Values of all layers for the model map, growing as they become known."""
-        values: dict[str, float | None] = {}
-        for layer in self.model.layers:
-            values[layer.name] = self._map_value(layer, measure)
-            yield values
-
-    def _map_value(self, layer: Layer, measure: str) -> float | None:
-        variant = self.history.variant
-        if measure == "parameters":
-            return float(layer.parameters)
-        if measure == "bits":
-            compressed = variant.weights.get(layer.name)
-            return compressed.bits_per_weight if compressed else layer.dtype.itemsize * 8.0
-        try:
-            if measure == "variant":
-                compressed = variant.weights.get(layer.name)
-                if compressed is None:
-                    return None
-                return error_cells(self.model.base_weight(layer.name), compressed).numbers["relative_error"]
-            w = self._some_rows(layer)
-            if measure == "rms":
-                return float(w.square().mean().sqrt())
-            if self.method.judge(layer.shape).skip:
-                return None
-            known = None
-            if self.method.needed:
-                if not self.runs_live or self._seconds > FOLLOWS:
-                    return None
-                known = self.statistics(layer, self.method.needed)
-            return error_cells(w, compress(w, [self.method], known)).numbers["relative_error"]
-        except Refused:  # NaN weights: the cell is hatched, selecting the layer says why
-            return None
-
-    def _some_rows(self, layer: Layer) -> Tensor:
-        if layer.transposed or len(layer.stored) > 2 or layer.shape[0] <= MAP_ROWS:
-            return self.model.base_weight(layer.name)[:MAP_ROWS]
-        w = self.model.source.rows(layer.tensor, 0, MAP_ROWS).float()
-        if not torch.isfinite(w).all():
-            raise Refused(f"{layer.name} has NaN or infinite weights")
-        return w
+        """Values of all layers for the model map, growing as they become known; `measure` one of MAP_MEASURES."""
+        return map_values(self, measure)
 
     # The model: apply and history
 

@@ -129,7 +129,7 @@ def _pair(pair: TwoNetworks) -> Report:
 
 
 def _merged(merged: MergedNetworks) -> Report:
-    from ..inspect.alignment import MERGE_COLUMNS
+    from ..inspect.merging import MERGE_COLUMNS
 
     rows = merged.table.to_dict("records")
     document = {

@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 from ..errors import Refused
 from ..figures import note_figure
 from ..inspect import MergedNetworks, Session, TwoNetworks
-from ..inspect.alignment import GAMMA, MERGE_COLUMNS, NETWORK_COLUMNS, memory
+from ..inspect.alignment import GAMMA, NETWORK_COLUMNS, memory
+from ..inspect.merging import MERGE_COLUMNS
 from ..inspect.networks import check_known, names_in, siblings
 from ..jobs import Job, Latest
 from .job_view import JobView
