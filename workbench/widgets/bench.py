@@ -29,6 +29,7 @@ from .header import Header
 from .job_view import JobView
 from .model_map import ModelMap
 from .numbers import layer_numbers, model_numbers
+from .parts import column, shortened
 from .plot import Plot
 from .results import Results
 from .speed import SpeedView
@@ -115,9 +116,9 @@ class Bench(ipw.VBox):
         )
         self.pin = ipw.Button(description="Compare", tooltip="put this method beside others, under the bench")
         self.job = JobView()
-        left = _column("wb-left", self.map_choice, self.map, self.layer_info)
-        middle = _column("wb-middle", self.map_view, self.curve_choice, self.plot, self.speed)
-        right = _column(
+        left = column("wb-left", self.map_choice, self.map, self.layer_info)
+        middle = column("wb-middle", self.map_view, self.curve_choice, self.plot, self.speed)
+        right = column(
             "wb-right", self.controls, self.numbers, self.selector, ipw.HBox([self.apply, self.pin]), self.job,
             self.plan,
         )  # fmt: skip
@@ -138,7 +139,7 @@ class Bench(ipw.VBox):
 
     def _connect(self) -> None:
         self._live = Latest(self._compute, self._show_live, self._failed, "live")
-        self._curve = Latest(self._compute_curve, self._show_curve, self._failed, "curve")
+        self._curve = Latest(self._compute_curve, self.plot.show, self._failed, "curve")
         self._colours = Latest(self._compute_map, self._show_map, self._failed, "map")
         self._planner = Latest(self._compute_plan, self._show_plan, self._plan_failed, "plan")
         self._background = Latest(self._compute_base, self._show_base, self._failed, "base")
@@ -281,9 +282,6 @@ class Bench(ipw.VBox):
         except Refused as reason:
             return note_figure(str(reason), theme=self.theme)
 
-    def _show_curve(self, figure: Any) -> None:
-        self.plot.show(figure)
-
     # The map of the model
 
     def _colour(self) -> None:
@@ -369,7 +367,7 @@ class Bench(ipw.VBox):
         chips = []
         for index, variant in enumerate(history.variants):
             name = "base" if index == 0 else f"v{index} {variant.label}"
-            chips.append({"label": _shortened(name), "title": f"{name}\n{model_numbers(variant.measures)}"})
+            chips.append({"label": shortened(name), "title": f"{name}\n{model_numbers(variant.measures)}"})
         code = self.session.code()
         with self.header.hold_sync():  # one message: a click must not copy the code of the variant before
             self.header.code = code
@@ -401,13 +399,3 @@ class Bench(ipw.VBox):
         self.theme = "dark" if change["new"] else "light"
         self._draw_curve()
         self.results.redraw(self.theme)
-
-
-def _column(name: str, *children: ipw.Widget) -> ipw.VBox:
-    box = ipw.VBox(list(children))
-    box.add_class(name)
-    return box
-
-
-def _shortened(text: str, most: int = 34) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

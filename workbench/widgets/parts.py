@@ -20,3 +20,15 @@ def small_button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Butto
     button.add_class("wb-small")
     button.on_click(lambda _button: call())
     return button
+
+
+def column(name: str, *children: ipw.Widget) -> ipw.VBox:
+    """Widgets one below the other, with a class of the style sheet."""
+    box = ipw.VBox(list(children))
+    box.add_class(name)
+    return box
+
+
+def shortened(text: str, most: int = 34) -> str:
+    """At most so many characters; what is cut is said by an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"
