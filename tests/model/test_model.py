@@ -123,3 +123,17 @@ def test_a_model_that_cannot_run_says_why(model):
     assert model.task is None
     with pytest.raises(Refused, match="ModuleDict in memory: pass task="):
         model.runner  # noqa: B018
+
+
+def test_an_embedding_of_ones_own_is_told_by_its_module():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.items, self.mix = nn.Embedding(30, 8), nn.Linear(8, 5)
+
+        def forward(self, ids):
+            return self.mix(self.items(ids).mean(1))
+
+    model = wb.load(Own(), task="classification")
+    assert {layer.name: layer.role for layer in model.layers} == {"items": "embed", "mix": "fc"}
+    assert [entry.layer.name for entry in wb.plan(model, wb.Recipe([wb.RTN()])).work] == ["mix"]

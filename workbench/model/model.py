@@ -193,7 +193,8 @@ def checkpoint_layers(source: Source, config: Mapping[str, Any]) -> list[Layer]:
 
 
 def module_layers(module: nn.Module) -> tuple[DictSource, list[Layer]]:
-    """(source, layers) of a module in memory: shared parameters are one layer, Conv1D modules are transposed."""
+    """(source, layers) of a module in memory: shared parameters are one layer, Conv1D modules are transposed, an
+    Embedding is one whatever its name."""
     tensors: dict[str, Tensor] = {}
     tied: dict[str, tuple[str, ...]] = {}
     first: dict[int, str] = {}
@@ -205,6 +206,8 @@ def module_layers(module: nn.Module) -> tuple[DictSource, list[Layer]]:
             tied[owner] = (*tied.get(owner, ()), name.removesuffix(".weight"))
     conv1d = {f"{n}.weight" for n, m in module.named_modules() if type(m).__name__ == "Conv1D"}
     layers = _layers(DictSource(tensors).tensors().values(), tied, conv1d)
+    tables = {f"{n}.weight" for n, m in module.named_modules() if isinstance(m, nn.Embedding)}
+    layers = [replace(layer, role="embed") if layer.tensor in tables else layer for layer in layers]
     # The buffers that a checkpoint keeps (running means of batch norms) belong to what is exported.
     known = {*tensors, *(name for name, _ in module.named_parameters(remove_duplicate=False))}
     tensors |= {n: t for n, t in module.state_dict().items() if n not in known and isinstance(t, Tensor)}
