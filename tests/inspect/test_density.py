@@ -183,3 +183,12 @@ def test_noise_edges_have_the_edge_that_the_step_predicts(llama):
     assert {"predicted_edge", "error_variance"} <= set(table.attrs["columns"])
     pruned = NoiseEdges(llama, [wb.Magnitude(sparsity=0.5)], "role:down").table
     assert pruned["predicted_edge"].isna().all()
+
+
+def test_arrays_of_any_layout_are_read_and_an_empty_one_is_refused():
+    w = np.random.default_rng(0).standard_normal((60, 80))
+    plain = Spectrum(w).table.to_numpy(float)
+    for other in (w[::-1], w.astype(">f8"), np.broadcast_to(w, w.shape)):
+        np.testing.assert_allclose(Spectrum(other).table.to_numpy(float), plain, rtol=1e-9)
+    with pytest.raises(Refused, match=r"got \[0, 4\]"):
+        Spectrum(np.zeros((0, 4)))

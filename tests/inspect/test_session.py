@@ -17,6 +17,7 @@ from workbench import inspect
 from workbench.engine import Step
 from workbench.errors import Refused
 from workbench.inspect import MAP_MEASURES, Session
+from workbench.jobs import Cancelled
 
 DOWN = "model.layers.1.mlp.down_proj"
 Q = "model.layers.0.self_attn.q_proj"
@@ -414,3 +415,30 @@ def test_the_code_keeps_the_label_of_a_recipe():
     names: dict = {}
     exec(session.code().replace("print(", "str("), names)
     assert names["variant"].recipe.label == recipe.label
+
+
+def test_the_code_of_overlays_that_came_with_the_model_runs():
+    variant = wb.apply(wb.load("tiny-mlp"), wb.Recipe([wb.RTN(bits=3)]))
+    session = Session(variant.model)
+    session.selector = "layers.1"
+    session.measure_spectra().wait()
+    assert "in memory" in session.code()
+    exec(session.code().replace("print(", "str("), {})
+
+
+def test_a_mean_that_was_cancelled_is_taken_without_the_lines_before(monkeypatch):
+    session = Session(wb.load("tiny-mlp"), data=wb.evaluation(wb.load("tiny-mlp")).first(50))
+    found = session.measure_networks("tiny-mlp-b, tiny-mlp-c").wait()
+    job = session.merge_networks()
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.wait()
+    assert session.measure_networks("tiny-mlp-b, tiny-mlp-c").wait() is found
+
+
+def test_other_architectures_are_refused_before_anything_is_measured(monkeypatch):
+    session = Session(wb.load("tiny-mlp"))
+    monkeypatch.setattr(wb.TwoNetworks, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(Refused, match="tiny-mlp and tiny-resnet are different architectures"):
+        session.measure_networks("tiny-mlp-b, tiny-resnet").wait()
+    assert session.networks is None

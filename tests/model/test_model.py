@@ -134,6 +134,13 @@ def test_an_embedding_of_ones_own_is_told_by_its_module():
         def forward(self, ids):
             return self.mix(self.items(ids).mean(1))
 
+    tied = Own()
+    tied.out = nn.Linear(8, 30, bias=False)  # registered after the table, and before it in the next
+    tied.out.weight = tied.items.weight
+    other = nn.ModuleDict({"out": nn.Linear(8, 30, bias=False), "tab": nn.Embedding(30, 8)})
+    other["tab"].weight = other["out"].weight
+    assert [layer.role for layer in wb.load(tied).layers] == ["embed", "fc"]
+    assert [(layer.name, layer.role) for layer in wb.load(other).layers] == [("out", "embed")]
     model = wb.load(Own(), task="classification")
     assert {layer.name: layer.role for layer in model.layers} == {"items": "embed", "mix": "fc"}
     assert [entry.layer.name for entry in wb.plan(model, wb.Recipe([wb.RTN()])).work] == ["mix"]

@@ -64,3 +64,16 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path):
         assert result.exit_code == 1
         assert reason in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("passed", "message", "said"),
+    [
+        (True, "", "none"),
+        (None, "the compiler cannot watch", "not looked for"),
+        (False, "race: block (0, 0, 0), thread (1, 0, 0): writes", "yes"),
+        (False, "C[0, 0] is 2.0 instead of 1.0", "not told: it fails"),
+    ],
+)
+def test_only_a_race_is_called_one(passed, message, said):
+    assert fuzz.raced({"passed": passed, "message": message}) == said

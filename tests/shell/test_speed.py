@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -145,7 +146,8 @@ def ask():
     return lambda *words: CliRunner().invoke(app, words)
 
 
-def test_a_layer_is_compressed_packed_and_its_errors_are_kept_apart(ask):
+def test_a_layer_is_compressed_packed_and_its_errors_are_kept_apart(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = (
         "--layer",
         LAYER,
@@ -156,9 +158,10 @@ def test_a_layer_is_compressed_packed_and_its_errors_are_kept_apart(ask):
         "--kernel",
         "cpu-torch-*",
     )
-    result = ask(*words, "--rounds", "1", "--json")
+    result = ask(*words, "--rounds", "1", "--json", "--record", "run.json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
+    assert json.loads(Path("run.json").read_text("utf-8"))["layer"] == document["layer"]
     assert document["layer"] == {
         "model": "tiny-llama",
         "name": "model.layers.2.mlp.down_proj",

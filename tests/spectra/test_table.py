@@ -230,3 +230,9 @@ def test_ranks_stand_spectra_at_the_ends_of_float64():
 def test_ranks_of_nothing_are_nan():
     assert math.isnan(participation_ratio(np.zeros(3)))
     assert math.isnan(effective_rank(np.zeros(3)))
+
+
+def test_a_fit_without_a_hill_estimate_keeps_its_row():
+    row = spectrum_row(np.diag(np.r_[np.ones(60), 2 * np.ones(60)]))
+    assert np.isnan(row["alpha_hill"])
+    assert row["num_evals"] == 120

@@ -12,7 +12,7 @@ import pytest
 from workbench.engine import Recipe, Step, Variant
 from workbench.errors import Refused
 from workbench.files.load import load
-from workbench.inspect import Session
+from workbench.inspect import Answer, Session
 from workbench.inspect.kernel_lab import KernelLab
 from workbench.methods.quantize.rtn import RTN
 from workbench.speed import CompileError, Message, cuda, cxx, kernels, measure, nvrtc, sass
@@ -497,3 +497,15 @@ def test_the_lab_opens_in_the_drawer_at_the_layers_shape_and_closes():
     view.open_lab.click()
     assert view.drawer.children == ()
     assert view.drawer.layout.display == "none"
+
+
+def test_the_weight_of_a_neighbour_of_the_same_shape_is_not_run():
+    session = Session(load("tiny-llama"), layer="model.layers.0.self_attn.q_proj")
+    w = session.error_map.w
+    view = SpeedView((1, *w.shape), session)
+    view.take(Answer(session.layer.name, session.method, session.method.compress(w)))
+    assert view.weight.layer == "model.layers.0.self_attn.q_proj"
+    session.layer = "model.layers.0.self_attn.o_proj"
+    assert session.error_map.w.shape == w.shape
+    view.look((1, *w.shape))
+    assert view.weight is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import workbench as wb
 from workbench.errors import Refused
@@ -76,3 +77,18 @@ def test_spectra_of_another_variant_are_said_to_be_so(measured):
     view.changed()
     assert "measured of the unchanged model" in view.said.value
     assert "wb.Spectra" not in session.code()
+
+
+def test_layers_that_all_fail_are_told_with_their_reason():
+    with torch.no_grad():
+        network = torch.nn.Sequential(torch.nn.Linear(60, 60), torch.nn.Linear(60, 60))
+        for layer in network:
+            layer.weight.fill_(float("nan"))
+    session, heard = Session(wb.load(network, task="classification")), []
+    view = SpectraView(session, lambda action, value: heard.append(action))
+    job = session.measure_spectra()
+    job.wait()
+    view._measured(job)
+    assert "NaN" in view.plot.spec
+    assert len(view.table.rows) == 2
+    assert heard == ["code"]

@@ -124,6 +124,8 @@ class Recipe:
         if not isinstance(listed, yaml.SequenceNode):
             raise Refused(f"{where}, line {listed.start_mark.line + 1}: 'steps' is a list")
         label = keys["label"][1] if "label" in keys else yaml.ScalarNode("", "")
+        if label.tag == "tag:yaml.org,2002:null":
+            label = yaml.ScalarNode("", "")
         if not isinstance(label, yaml.ScalarNode):
             raise Refused(f"{where}, line {label.start_mark.line + 1}: 'label' is a short text")
         return cls((_step(node, where) for node in listed.value), label=str(label.value))

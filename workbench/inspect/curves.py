@@ -81,13 +81,15 @@ class Curve(Viewable):
 
 def _matrix(w: Weights, kind: str) -> Tensor:
     """w [out, in] as a tensor of float32 or float64."""
-    found = torch.as_tensor(w) if isinstance(w, np.ndarray) else w
+    found = w
+    if isinstance(w, np.ndarray):  # in the order of bytes and the layout that torch knows
+        found = torch.from_numpy(np.require(w, w.dtype.newbyteorder("="), ["C", "W"]))
     if not isinstance(found, Tensor):
         raise Refused(
             f"{kind} takes a weight matrix [out, in] as a tensor or array, not {type(w).__name__}; of a model take "
             "model.base_weight(name)"
         )
-    if found.ndim != 2 or not found.is_floating_point():
+    if found.ndim != 2 or not found.is_floating_point() or not found.numel():
         raise Refused(
             f"{kind}: expected a weight matrix [out, in] of floats, got {list(found.shape)} of {found.dtype}; a "
             "convolution is one as w.flatten(1)"

@@ -40,6 +40,11 @@ class Networks:
             if job is not None:
                 job.step(done, len(names), f"opening {name}")
             others.append(_opened(name, {model.name, *(other.name for other in others)}))
+            if not _alike(model, others[-1]):
+                raise Refused(
+                    f"{model.name} and {others[-1].name} are different architectures: their tensors or shapes differ; "
+                    "only trainings of one network can be matched"
+                )
         some = few(data)
         merged = MergedNetworks([model, *others], data=some) if len(others) > 1 else None
         return cls(tuple(names), TwoNetworks(model, others[0], data=some), merged)
@@ -95,6 +100,10 @@ def siblings(model: Model) -> list[str]:
         if source is not None and _shapes(source) == wanted:
             found.append(name)
     return found
+
+
+def _alike(one: Model, other: Model) -> bool:
+    return _shapes(one.source) == _shapes(other.source)
 
 
 def _opened(name: str, taken: set[str]) -> Model:

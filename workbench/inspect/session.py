@@ -275,6 +275,9 @@ class Session:
             if self.why_not:
                 raise Refused(f"two networks are compared by running them: {self.why_not}")
             found, self._begun = self._begun, None
+            last = self.networks
+            if found is None and last is not None and last.merged is not None and not last.merged.computed:
+                found = last  # whose mean was cancelled
             if found is None or found.names != names:
                 found = Networks.opened(self.model, names, self.data, job)
             try:

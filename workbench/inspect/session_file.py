@@ -61,6 +61,8 @@ def _spectra_code(session: Session) -> list[str]:
     found, variant = session.spectra, session.history.variant
     if found is None or found.subject is not (variant if variant.weights else session.model):
         return []  # of another variant than the one on the screen
+    if variant.weights and not variant.recipe.steps:
+        return ["", "# the spectra of all layers are of overlays that the model came with, in memory"]
     return [
         "",
         "# the spectra of all layers",

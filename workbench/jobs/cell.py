@@ -30,8 +30,13 @@ def in_cell(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(work)
         def told(*arguments: P.args, **keywords: P.kwargs) -> R:
-            given = signature.bind(*arguments, **keywords)
-            if given.arguments.get("job") is not None or not interactive():
+            if not interactive():
+                return work(*arguments, **keywords)
+            try:
+                given = signature.bind(*arguments, **keywords)
+            except TypeError:
+                return work(*arguments, **keywords)  # which says it in the function's own name
+            if given.arguments.get("job") is not None:
                 return work(*arguments, **keywords)
             with _line(name) as job:
                 given.arguments["job"] = job
@@ -52,25 +57,33 @@ def interactive() -> bool:
 def _line(name: str) -> Iterator[Job]:
     """A running job that is shown; the line is gone when the work has ended."""
     page = sys.modules["IPython"].display  # of the kernel that runs this; this room needs no notebook
-    job, handle, last = Job(lambda _job: None, name), None, 0.0
+    job, lock, handle, last = Job(lambda _job: None, name), threading.Lock(), None, 0.0
 
     def show(changed: Job) -> None:
         nonlocal handle, last
-        if changed.seconds < QUIET or time.monotonic() - last < RATE:
-            return
-        last = time.monotonic()
-        if handle is None:
-            handle = page.display(page.HTML(_said(changed)), display_id=True)
-        else:
-            handle.update(page.HTML(_said(changed)))
+        with lock:
+            if changed.ended or changed.seconds < QUIET or time.monotonic() - last < RATE:
+                return
+            last = time.monotonic()
+            if handle is None:
+                handle = page.display(page.HTML(_said(changed)), display_id=True)
+            else:
+                handle.update(page.HTML(_said(changed)))
 
     job.state, job.started = "running", time.monotonic()
     job.listen(show)
+    # A first part may be long, and tell nothing before its end.
+    first = threading.Timer(1.1 * QUIET, show, (job,))
+    first.daemon = True
+    first.start()
     try:
         yield job
     finally:
-        if handle is not None:
-            handle.update(page.HTML(""))
+        first.cancel()
+        with lock:
+            job.ended = time.monotonic()
+            if handle is not None:
+                handle.update(page.HTML(""))
 
 
 def _said(job: Job) -> str:

@@ -55,11 +55,20 @@ class Evaluation:
                 )
         if not len(self.inputs) or self.batch < 1:
             raise Refused(f"{len(self.inputs)} examples in batches of {self.batch} are nothing to measure on")
-        if self.labels is not None and self.labels.shape != self.inputs.shape[:1]:
-            count = len(self.inputs)
+        count = len(self.inputs)
+        if self.labels is None:
+            if self.inputs.ndim != 2 or self.inputs.shape[1] < 2 or self.inputs.is_floating_point():
+                raise Refused(
+                    f"without labels the inputs are windows of tokens, whole numbers [n, 2 or more], not "
+                    f"{_kind(self.inputs)} of {self.inputs.dtype}; a classifier needs labels"
+                )
+            return
+        if self.labels.shape != self.inputs.shape[:1]:
             raise Refused(
                 f"{count} inputs need one class each, labels [{count}], not {list(self.labels.shape)}"
             )
+        if self.labels.is_floating_point() or int(self.labels.min()) < 0:
+            raise Refused("labels are classes, whole numbers from 0 on: the number of the right output")
 
     def __len__(self) -> int:
         """Predictions that are scored."""
@@ -78,7 +87,9 @@ class Evaluation:
         """The first `count` images, or windows of tokens, of it."""
         if count >= len(self.inputs):
             return self
-        unit, labels = ("windows", None) if self.labels is None else ("images", self.labels[:count])
+        unit, labels = ("windows", None) if self.labels is None else ("examples", self.labels[:count])
+        if labels is not None and self.inputs.ndim > 2:
+            unit = "images"
         what = f"the first {count:,} {unit} of {self.what}"
         return replace(self, inputs=self.inputs[:count], labels=labels, what=what, code="")
 

@@ -103,7 +103,7 @@ def _checked(compress: Callable[..., CompressedWeight]) -> Callable[..., Compres
     @functools.wraps(compress)
     def of_matrix(self: Method, w: Any, statistics: Statistics | None = None) -> CompressedWeight:
         if isinstance(w, np.ndarray) and w.dtype.kind == "f":
-            w = torch.from_numpy(np.ascontiguousarray(w, np.float32))
+            w = torch.from_numpy(np.require(w, np.float32, ["C", "W"]))
         if not isinstance(w, Tensor) or w.ndim != 2 or not w.is_floating_point() or not w.numel():
             shape, dtype = getattr(w, "shape", None), getattr(w, "dtype", "")
             what = f"{list(shape)} {dtype}" if shape is not None else type(w).__name__

@@ -206,7 +206,7 @@ def module_layers(module: nn.Module) -> tuple[DictSource, list[Layer]]:
             tied[owner] = (*tied.get(owner, ()), name.removesuffix(".weight"))
     conv1d = {f"{n}.weight" for n, m in module.named_modules() if type(m).__name__ == "Conv1D"}
     layers = _layers(DictSource(tensors).tensors().values(), tied, conv1d)
-    tables = {f"{n}.weight" for n, m in module.named_modules() if isinstance(m, nn.Embedding)}
+    tables = {first[id(m.weight)] for m in module.modules() if isinstance(m, nn.Embedding)}  # tied ones too
     layers = [replace(layer, role="embed") if layer.tensor in tables else layer for layer in layers]
     # The buffers that a checkpoint keeps (running means of batch norms) belong to what is exported.
     known = {*tensors, *(name for name, _ in module.named_parameters(remove_duplicate=False))}

@@ -77,6 +77,7 @@ def _rows(kernel: Kernel, shape: Shape, seed: int, leave_out: bool) -> Iterator[
 
 def _schedules(rows: list[dict[str, Any]]) -> Table:
     """A row for each kernel; what is wrong, below."""
+    from ..speed import fuzz
     from ..speed.emulator import RACES
 
     made, said = [], []
@@ -85,7 +86,7 @@ def _schedules(rows: list[dict[str, Any]]) -> Table:
         ordered = [row for row in own if row["schedule"] != RACES]
         race = next(row for row in own if row["schedule"] == RACES)
         passed = sum(bool(row["passed"]) for row in ordered)
-        races = {True: "none", False: "yes", None: "not looked for"}[race["passed"]]
+        races = fuzz.raced(race)
         made.append(
             {
                 "kernel": name,

@@ -111,17 +111,17 @@ def speed(
         torch.set_num_threads(threads)
     with progress("timing") as tell:
         if of_layer is None:
-            frame, told = speed.measure(shape or SHAPE, kernel, rounds, progress=tell), {}
+            frame = speed.measure(shape or SHAPE, kernel, rounds, progress=tell)
         else:
-            frame, told = _of_layer(*of_layer, batch or 1, kernel, rounds, emulate, tell)
-    document = speed.document(frame) | told
+            frame = _of_layer(*of_layer, batch or 1, kernel, rounds, emulate, tell)
+    document = speed.document(frame)
     if record is not None:
         speed.record(frame, record, limits_here())
     rows = document["kernels"]
     tables = [whole(rows)] if wide else narrow(rows, _width(), SPARE if of_layer is None else SPARE_OF_LAYER)
     made = Report(document, tables)
-    if told:
-        made.say("{name} of {model} under {method}, batch {batch}".format(**told["layer"]))
+    if "layer" in document:
+        made.say("{name} of {model} under {method}, batch {batch}".format(**document["layer"]))
     return made
 
 
@@ -155,8 +155,8 @@ def _asked(
 
 def _of_layer(
     source: str, name: str, method: Method, batch: int, kernel: str, rounds: int, emulate: bool, tell: Tell
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The layer compressed and run by every kernel that reads its grid; and what the document says of it."""
+) -> pd.DataFrame:
+    """The layer compressed and run by every kernel that reads its grid; `attrs` say which layer it was."""
     from ..engine.compose import compress
     from ..files.load import load
     from ..inspect import Session
@@ -170,8 +170,10 @@ def _of_layer(
     statistics = session.statistics(found, method.needed) if method.needed else None
     compressed = compress(w, [method], statistics)
     frame = run_layer(compressed, batch, kernel, rounds, original=w, emulate=emulate, progress=tell)
-    told = {"model": session.model.name, "name": found.name, "method": repr(method), "batch": batch}
-    return frame, {"layer": told}
+    frame.attrs["layer"] = {
+        "model": session.model.name, "name": found.name, "method": repr(method), "batch": batch
+    }  # fmt: skip
+    return frame
 
 
 def whole(rows: Sequence[Row]) -> Table:

@@ -218,8 +218,8 @@ def _tail(fit: TailFit, found: ESD) -> dict[str, Value]:
         "log_alpha_norm": float(
             fit.alpha * np.log10(largest) + np.log10(np.sum((positive / largest) ** fit.alpha))
         ),
-        "alpha_hill": hill(eigenvalues).alpha,
         "warning": "over-trained" if low else "under-trained" if high else "",
+        **_hill(found, None),
     }
 
 

@@ -184,7 +184,7 @@ def symmetric_eigenvalues(gram: np.ndarray) -> np.ndarray:
 
 
 def _sturm(gram: np.ndarray) -> np.ndarray:
-    # numba: half a second that who only lists layers need not wait
+    # numba: half a second that who only lists layers need not wait, and once, before it is kept, four
     from workbench.spectra.tridiagonal import tridiagonal_eigenvalues
 
     lapack, lower = scipy.linalg.lapack, gram.flags.f_contiguous  # LAPACK reads columns

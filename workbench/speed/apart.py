@@ -131,7 +131,8 @@ def _talk(process: subprocess.Popen[str], request: dict, lines: queue.SimpleQueu
         process.stdin.write(json.dumps(request))
         process.stdin.close()
         for line in process.stdout:
-            lines.put(line)
+            if line.endswith("\n"):  # else it was ended in the middle
+                lines.put(line)
     except (OSError, ValueError):  # it has ended, or was ended
         pass
     lines.put("")

@@ -3,8 +3,8 @@ synchronisations in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,8 +58,22 @@ def schedules(kernel: Kernel, shape: Shape, seed: int = 0) -> Iterator[pd.DataFr
         yield _table(rows, SCHEDULE_COLUMNS)
 
 
+def raced(row: Mapping[str, Any]) -> str:
+    """What the row of RACES says: "yes", "none", "not looked for", or "not told" where the kernel fails otherwise."""
+    if row["passed"] is None:
+        return "not looked for"
+    if row["passed"]:
+        return "none"
+    return "yes" if str(row["message"]).startswith("race: ") else "not told: it fails"
+
+
 def _not_run(schedule: str, message: str, *, passed: bool | None) -> dict:
-    return dict.fromkeys(SCHEDULE_COLUMNS) | {"schedule": schedule, "passed": passed, "message": message}
+    return dict.fromkeys(SCHEDULE_COLUMNS) | {
+        "at": "",
+        "schedule": schedule,
+        "passed": passed,
+        "message": message,
+    }
 
 
 def mutants(

@@ -50,28 +50,34 @@ def document(frame: pd.DataFrame) -> dict[str, Any]:
     import torch
 
     device, _ = cuda.find_device()
-    return {
-        "format": FORMAT,
-        "kernels": to_records(frame),
-        "machine": {
-            "cpu": cpu.cpu_name(),
-            "path": cpu.isa(),  # what the C++ kernels were compiled for
-            "compiler": _compiler(),
-            "cores": os.cpu_count(),
-            "cache_bytes": cpu.cache_bytes(),  # of the last level, as copies of the operands were counted by it
-            "threads": torch.get_num_threads(),
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # runnable processes, 1 minute
-            "system": platform.platform(terse=True),
-            "device": device.name if device else None,
-            "driver": device.driver if device else None,
-            "device_cache_bytes": device.cache_bytes if device else None,
-        },
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in PACKAGES}
-        | (cuda.library_versions() if device else {}),
-        "runs": _plain_all(frame.attrs.get("runs", {})),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    layer = {"layer": frame.attrs["layer"]} if "layer" in frame.attrs else {}  # where one was run
+    return (
+        layer
+        | {
+            "format": FORMAT,
+            "kernels": to_records(frame),
+            "machine": {
+                "cpu": cpu.cpu_name(),
+                "path": cpu.isa(),  # what the C++ kernels were compiled for
+                "compiler": _compiler(),
+                "cores": os.cpu_count(),
+                "cache_bytes": cpu.cache_bytes(),  # of the last level, as copies of the operands were counted by it
+                "threads": torch.get_num_threads(),
+                "load": os.getloadavg()[0]
+                if hasattr(os, "getloadavg")
+                else None,  # runnable processes, 1 minute
+                "system": platform.platform(terse=True),
+                "device": device.name if device else None,
+                "driver": device.driver if device else None,
+                "device_cache_bytes": device.cache_bytes if device else None,
+            },
+            "versions": {"python": platform.python_version()}
+            | {name: _version(name) for name in PACKAGES}
+            | (cuda.library_versions() if device else {}),
+            "runs": _plain_all(frame.attrs.get("runs", {})),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+    )
 
 
 def record(frame: pd.DataFrame, path: str | Path, limits: Limits | None = None) -> Path:

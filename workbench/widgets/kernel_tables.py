@@ -10,6 +10,7 @@ import pandas as pd
 from ..speed import to_records
 from ..speed.build import Build
 from ..speed.emulator import RACES
+from ..speed.fuzz import raced
 from ..speed.occupancy import Step
 from .numbers import number
 
@@ -103,7 +104,8 @@ def schedule_table(frame: pd.DataFrame, shape: Sequence[int], seed: int) -> str:
         rows.append([escape(row["schedule"]), verdict, escape(", ".join(place)), escape(row["message"])])
     ordered, races = frame[frame["schedule"] != RACES], frame[frame["schedule"] == RACES]
     passed = ordered["passed"].tolist().count(True)
-    race = {(True,): ", no race", (False,): ", threads race"}.get(tuple(races["passed"]), "")
+    said = {"none": ", no race", "yes": ", threads race"}
+    race = said.get(raced(races.iloc[0].to_dict()), "") if len(races) else ""
     head = f"<p>{passed} of {len(ordered)} schedules passed{race} at {'×'.join(map(str, shape))}, seed {seed}</p>"
     return head + _table(["schedule", "", "where", "what"], rows)
 

@@ -30,6 +30,7 @@ MORE = {
     "randomize": ("shuffled", "the same weights in random order: correlation traps"),
     "detX": ("detX", "the tail in which the eigenvalues multiply to 1"),
     "tails": ("tails", "exponential, lognormal and truncated tails against the power law"),
+    "peak": ("peak", "alpha from the fullest bin on, the exponent that AlphaPruning's code goes by"),
     "farms": ("FARMS", "alpha of windows of one aspect ratio: free of the shape of the layer"),
 }
 HIDDEN = ("layer_id", "longname", "has_esd", "conv")  # columns that say nothing beside the others
@@ -89,7 +90,10 @@ class SpectraView(ipw.VBox):
         if found is None or not known:
             self.plot.show(note_figure(UNMEASURED, theme=self.theme))
             return
-        self.plot.show(found.figure(self.theme, metric=str(self.metric.value)))
+        if found.pictured:
+            self.plot.show(found.figure(self.theme, metric=str(self.metric.value)))
+        else:
+            self.plot.show(note_figure(str(found.rows[0].get("reason") or "no value"), theme=self.theme))
         self._fill(found)
         self._say(self._stale(found))
 
@@ -124,8 +128,9 @@ class SpectraView(ipw.VBox):
         found: Spectra | None = self.session.spectra
         if found is not None and found.rows:
             shown, options = str(self.metric.value), found.pictured
-            self.metric.options = options
-            self.metric.value = shown if shown in options else options[0]
+            if options:  # else every layer failed, and the table says why
+                self.metric.options = options
+                self.metric.value = shown if shown in options else options[0]
         self.show()
         self._act("code", None)
         if isinstance(job.error, Exception) and job.state == "failed":
@@ -180,4 +185,4 @@ def _cell(value: Any) -> str:
     return number(float(value), 4) if isinstance(value, float) else str(value)
 
 
-assert set(MORE) <= set(EXTRAS)
+assert set(MORE) == set(EXTRAS)

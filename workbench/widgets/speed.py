@@ -111,11 +111,16 @@ class SpeedView(ipw.VBox):
 
     def offer(self) -> None:
         """Let the active variant's weight be chosen, where it has one for the selected layer."""
-        options = ["method", *(["variant"] if self._variant() else [])]
+        options = ["method", *(["variant"] if self._has_variant() else [])]
         if list(self.choice.options) != options:
             self.choice.options = options
         self.choice.layout.display = None if len(options) > 1 else "none"
         self._another()
+
+    def _has_variant(self) -> bool:
+        """Without reading the weight, which for a large layer takes a while."""
+        session = self.session
+        return session is not None and session.layer.name in session.history.variant.weights
 
     def _variant(self) -> Weight | None:
         if self.session is None:
@@ -129,7 +134,11 @@ class SpeedView(ipw.VBox):
     @property
     def weight(self) -> Weight | None:
         """The compressed weight that is run; None before the bench has one."""
-        return self._variant() if self.choice.value == "variant" else self._of_method
+        if self.choice.value == "variant":
+            return self._variant()
+        made = self._of_method
+        other = made is not None and self.session is not None and made.layer != self.session.layer.name
+        return None if other else made  # a neighbour has the same shape, and is another weight
 
     def _another(self) -> None:
         """Another weight is on the bench."""
