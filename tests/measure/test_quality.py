@@ -243,3 +243,10 @@ def test_a_network_that_does_not_take_the_embedded_images_asks_for_data_of_its_o
 def test_data_that_cannot_be_measured_on_is_refused(inputs, labels, batch, words):
     with pytest.raises(Refused, match=words):
         Evaluation(inputs, labels, batch=batch)
+
+
+def test_a_class_beyond_the_outputs_is_refused():
+    model = wb.load(torch.nn.Sequential(torch.nn.Linear(4, 3)), task="classification")
+    data = Evaluation(torch.zeros(2, 4), torch.tensor([0, 3]))
+    with pytest.raises(Refused, match="label 3 is beyond the 3 outputs"):
+        Quality(model, data).measure()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from workbench.errors import Refused
 from workbench.spectra import COLUMNS, EXTRAS, Reading, effective_rank, participation_ratio, spectrum_row
+from workbench.spectra.columns import EXTRA_WORDS
 
 TEN = [0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1, 3.4, 8.9, 20]
 
@@ -236,3 +237,8 @@ def test_a_fit_without_a_hill_estimate_keeps_its_row():
     row = spectrum_row(np.diag(np.r_[np.ones(60), 2 * np.ones(60)]))
     assert np.isnan(row["alpha_hill"])
     assert row["num_evals"] == 120
+
+
+def test_every_group_of_columns_has_the_words_of_its_button():
+    assert list(EXTRA_WORDS) == list(EXTRAS)
+    assert all(word and about for word, about in EXTRA_WORDS.values())

@@ -183,9 +183,7 @@ class Blend:
         """(cross-entropy in nats, share of right predictions) on the data."""
         total, right, count = 0.0, 0, 0
         for inputs, targets in data.batches():
-            logits = self._logits(inputs)
-            if data.labels is None:
-                logits = logits[:, :-1].flatten(0, 1)
+            logits = data.scored(self._logits(inputs))
             total += float(nn.functional.cross_entropy(logits, targets, reduction="sum").double())
             right += int((logits.argmax(1) == targets).sum())
             count += len(targets)

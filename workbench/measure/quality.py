@@ -83,6 +83,18 @@ class Evaluation:
             else:
                 yield inputs, inputs[:, 1:].flatten()
 
+    def scored(self, logits: Tensor) -> Tensor:
+        """Of the outputs of one batch those that have a target [predictions, vocabulary or classes]. Refused where a
+        class lies beyond the outputs."""
+        if self.labels is None:
+            return logits[:, :-1].flatten(0, 1)
+        largest, classes = int(self.labels.max()), logits.shape[1]
+        if largest >= classes:
+            raise Refused(
+                f"label {largest} is beyond the {classes} outputs of the network: classes begin at 0"
+            )
+        return logits
+
     def first(self, count: int) -> Evaluation:
         """The first `count` images, or windows of tokens, of it."""
         if count >= len(self.inputs):
@@ -238,6 +250,4 @@ class Quality:
 
     def _log_probabilities(self, logits: Tensor) -> Tensor:
         """[predictions, vocabulary or classes], float32."""
-        if self.data.labels is None:
-            logits = logits[:, :-1].flatten(0, 1)
-        return torch.log_softmax(logits, 1)
+        return torch.log_softmax(self.data.scored(logits), 1)

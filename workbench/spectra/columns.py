@@ -115,3 +115,12 @@ EXTRAS: dict[str, dict[str, str]] = {
     "peak": PEAK_COLUMNS,
     "farms": FARMS_COLUMNS,
 }
+# What a button says of each, and what it is.
+EXTRA_WORDS: dict[str, tuple[str, str]] = {
+    "mp": ("MP bulk", "Marchenko-Pastur bulk, its edge, and spikes above it"),
+    "randomize": ("shuffled", "the same weights in random order: correlation traps"),
+    "detX": ("detX", "the tail in which the eigenvalues multiply to 1"),
+    "tails": ("tails", "exponential, lognormal and truncated tails against the power law"),
+    "peak": ("peak", "alpha from the fullest bin on, the exponent that AlphaPruning's code goes by"),
+    "farms": ("FARMS", "alpha of windows of one aspect ratio: free of the shape of the layer"),
+}

@@ -16,9 +16,7 @@ from workbench.errors import Refused
 from workbench.spectra.hill import hill
 from workbench.spectra.values import singular_values
 
-SMALLER = (
-    256  # rows or columns of what is drawn: the exponent depends on the aspect ratio, hardly on the size
-)
+SMALLER = 256  # rows or columns of what is drawn: the exponent depends on the ratio, hardly on the size
 ENTRIES = 1 << 20  # of a matrix that is drawn, at most
 DRAWS = {"median": 2}  # of a rule whose exponent of noise is steady
 OTHERWISE = 8

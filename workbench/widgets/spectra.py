@@ -16,7 +16,7 @@ from ..errors import Refused
 from ..figures import note_figure
 from ..inspect import Session, Spectra
 from ..jobs import Job
-from ..spectra.columns import EXTRAS
+from ..spectra.columns import EXTRA_WORDS
 from .job_view import JobView
 from .layer_table import LayerTable
 from .numbers import number
@@ -24,15 +24,6 @@ from .parts import line, small_button
 from .plot import Plot
 
 UNMEASURED = "Press measure: the eigenvalues of every layer, before and after the variant on the bench"
-# What else can be measured: name in the table of columns, word on the button, what it is.
-MORE = {
-    "mp": ("MP bulk", "Marchenko-Pastur bulk, its edge, and spikes above it"),
-    "randomize": ("shuffled", "the same weights in random order: correlation traps"),
-    "detX": ("detX", "the tail in which the eigenvalues multiply to 1"),
-    "tails": ("tails", "exponential, lognormal and truncated tails against the power law"),
-    "peak": ("peak", "alpha from the fullest bin on, the exponent that AlphaPruning's code goes by"),
-    "farms": ("FARMS", "alpha of windows of one aspect ratio: free of the shape of the layer"),
-}
 HIDDEN = ("layer_id", "longname", "has_esd", "conv")  # columns that say nothing beside the others
 SECONDS = "this takes a few times as long"
 
@@ -53,7 +44,9 @@ class SpectraView(ipw.VBox):
 
     def _build(self) -> None:
         self.measure = small_button("measure", "the eigenvalues of every layer", self._measure)
-        self.more = {name: _toggle(word, f"{about}; {SECONDS}") for name, (word, about) in MORE.items()}
+        self.more = {
+            name: _toggle(word, f"{about}; {SECONDS}") for name, (word, about) in EXTRA_WORDS.items()
+        }
         self.heads = _toggle("heads", "each attention head of q, k, v and o by itself")
         self.conv = ipw.Dropdown(
             options=["slices", "im2col"],
@@ -183,6 +176,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number(float(value), 4) if isinstance(value, float) else str(value)
-
-
-assert set(MORE) == set(EXTRAS)

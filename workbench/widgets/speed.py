@@ -17,6 +17,7 @@ from ..speed.apart import measure_apart
 from ..speed.layer import kernel_for
 from ..speed.table import Row, to_frame
 from .job_view import JobView
+from .parts import shortened
 from .speed_table import ERRORS, layer_table
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ROUNDS, BUDGET_S = 5, 6.0
 MOST_BATCH = 4096
+LABEL = 60  # characters of what was done to a weight
 OF_LAYER = f"{ERRORS}, for inputs drawn from a normal distribution"
 
 
@@ -153,7 +155,7 @@ class SpeedView(ipw.VBox):
     def _say(self) -> None:
         sizes = "{1} × {2}, batch {0}".format(*self.shape)
         weight = self.weight
-        said = [f"<b>{escape(_shortened(weight.label))}</b> on {sizes}" if weight else sizes]
+        said = [f"<b>{escape(shortened(weight.label, LABEL))}</b> on {sizes}" if weight else sizes]
         if self._fit is not None:
             kernel, why = self._fit
             said.append(
@@ -330,7 +332,3 @@ def _button(name: str, tooltip: str, call: Callable[[], None]) -> ipw.Button:
     button.layout.width = "auto"
     button.on_click(lambda _button: call())
     return button
-
-
-def _shortened(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
